@@ -1,0 +1,69 @@
+"""The cache file, version 1: what stands where, and the rows that go in and come out.
+
+Layout (HDF5; readable by any HDF5 tool, nothing but built-in types):
+
+    attributes                     format="harfeat", version, fingerprint, provenance (JSON)
+    /streams/<name>/features       (N, D)   frame features of all clips, one after the other
+    /streams/<name>/offsets        (V+1,)   int64; clip v owns rows offsets[v]:offsets[v+1]
+    /streams/<name>/frame_index    (N,)     int32; source frame of each row, -1 where unknown
+    /clips/name, group, sha256     (V,)     utf-8
+    /clips/label                   (V,)     int32 index into /classes, -1 where a clip has several
+    /clips/source_frames           (V,)     int32; frames of a full linear decode, -1 where unknown
+    /clips/fps                     (V,)     float64, NaN where unknown
+    /classes                       (C,)     utf-8
+    /splits/<name>                 (V,)     int8: 0 unused, 1 train, 2 test
+                                            attributes rule, seed, leaking_groups
+    /failures/name, reason         (F,)     utf-8; clips of the data set that the cache lacks
+
+Flat rows plus offsets is the "contiguous ragged array" of the CF conventions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harfeat.errors import InputError
+
+FORMAT = "harfeat"
+VERSION = 1
+DEFAULT_STREAM = "rgb"
+
+
+class CacheError(InputError):
+    """A cache file that is missing, damaged, foreign, newer than this program, or unfit for the request."""
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """One clip of a cache, without its features."""
+
+    name: str
+    label: int
+    group: str = ""
+    source_frames: int = -1
+    fps: float = float("nan")
+    sha256: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ClipFeatures:
+    """The features of one clip: (T, D) rows and the (T,) source frames they were taken from."""
+
+    features: np.ndarray
+    frame_index: np.ndarray
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A clip of the data set that is not in the cache, and why."""
+
+    name: str
+    reason: str
+
+
+def offsets_of(lengths: Sequence[int]) -> np.ndarray:
+    """(V+1,) int64 start of each clip's rows, from the clips' numbers of rows."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)

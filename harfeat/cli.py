@@ -1,0 +1,36 @@
+"""The `harfeat` command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from harfeat.commands.import_ import import_command
+from harfeat.commands.info import info
+from harfeat.errors import InputError
+
+
+class _Group(click.Group):
+    """Prints a user's error as one line and ends with exit code 2; an interruption ends with 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"harfeat: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("harfeat: interrupted; the same command resumes", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=_Group)
+@click.version_option(package_name="harfeat", message="%(prog)s %(version)s")
+def main() -> None:
+    """Turn human-action videos into feature caches that can be trusted and shared."""
+
+
+main.add_command(import_command)
+main.add_command(info)

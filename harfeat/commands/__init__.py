@@ -1,0 +1,1 @@
+"""The commands of `harfeat`, one file each: parse, call one function, print."""

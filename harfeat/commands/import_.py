@@ -1,0 +1,43 @@
+"""`harfeat import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harfeat.commands.info import describe_splits
+from harfeat.importers import IMPORTERS, Keys
+from harfeat.importing import import_features
+from harfeat.splits import parse_group_list
+
+
+@click.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--from", "kind", required=True, type=click.Choice(list(IMPORTERS)), help="Format of the file.")
+@click.option("--features", required=True, help="Key of the features, (clips, frames, D) or (clips, D).")
+@click.option("--labels", required=True, help="Key of the labels: class indices or class names.")
+@click.option("--names", help="Key of the clip names; without it clips are numbered.")
+@click.option("--groups", help="Key of the groups (source video or subject of each clip).")
+@click.option("--classes", help="Key of the class names, in the order of the indices.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Cache file to write.")
+@click.option("--test-groups", default="", help="Adds the split 'listed': these groups test, e.g. 8-14 or a,b.")
+@click.option("--split-seed", default=0, show_default=True, help="Seed of the splits 'random' and 'group'.")
+@click.option("--features-id", help="Name of how the features were made; caches with the same id are of one kind.")
+def import_command(
+    source: Path,
+    kind: str,
+    features: str,
+    labels: str,
+    names: str | None,
+    groups: str | None,
+    classes: str | None,
+    out: Path,
+    test_groups: str,
+    split_seed: int,
+    features_id: str | None,
+) -> None:
+    """Make a cache of features that somebody else extracted."""
+    keys = Keys(features, labels, names, groups, classes)
+    splits = import_features(source, kind, keys, out, parse_group_list(test_groups), split_seed, features_id)
+    click.echo(f"{out} written\n{describe_splits(splits)}")

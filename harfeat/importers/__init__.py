@@ -1,0 +1,17 @@
+"""Features that somebody else extracted: one file a format, one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from harfeat.importers.arrays import ForeignArrays, Keys
+from harfeat.importers.h5 import read_h5
+from harfeat.importers.npz import read_npz
+
+IMPORTERS: dict[str, Callable[[Path, Keys], ForeignArrays]] = {
+    "h5": read_h5,
+    "npz": read_npz,
+}
+
+__all__ = ["IMPORTERS", "ForeignArrays", "Keys"]

@@ -1,0 +1,117 @@
+"""What every importer returns, and how it becomes the clips of a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harfeat.cache.schema import ClipFeatures, ClipRow
+from harfeat.errors import InputError
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Where things stand in a foreign file."""
+
+    features: str
+    labels: str
+    names: str | None = None
+    groups: str | None = None
+    classes: str | None = None
+
+    def given(self) -> dict[str, str]:
+        """The keys that were given, by what they hold."""
+        return {what: key for what, key in vars(self).items() if key is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignArrays:
+    """The arrays of a foreign file as they stand there.
+
+    features (V, T, D), or (V, D) for one row a clip; it may be a lazy HDF5 data set. labels (V,) integers or
+    text; names, groups (V,), classes (C,) where given.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    names: np.ndarray | None
+    groups: np.ndarray | None
+    classes: np.ndarray | None
+
+
+def collect(path: Path, keys: Keys, fetch: Callable[[str], np.ndarray], known: Sequence[str]) -> ForeignArrays:
+    """Fetch every given key; a key that is not in `known` is an InputError that lists those that are."""
+    for what, key in keys.given().items():
+        if key not in known:
+            raise InputError(f"{path}: no array {key!r} (--{what}); it holds: {', '.join(known) or 'none'}")
+    found = {what: fetch(key) for what, key in keys.given().items()}
+    return ForeignArrays(**{what: found.get(what) for what in vars(keys)})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignClips:
+    """Checked: rows in file order, and the features of each on demand."""
+
+    rows: tuple[ClipRow, ...]
+    classes: tuple[str, ...]
+    lengths: tuple[int, ...]
+    dim: int
+    dtype: np.dtype[np.generic]
+    arrays: ForeignArrays
+
+    def features(self) -> Iterator[ClipFeatures]:
+        """Each clip's (T, D) rows; the source frames are unknown, -1. NaN and infinity are InputErrors."""
+        for row, block in zip(self.rows, self.arrays.features, strict=True):
+            rows = np.asarray(block).reshape(-1, self.dim)
+            if not np.isfinite(rows).all():
+                raise InputError(f"clip {row.name}: features hold NaN or infinity; mend the source file")
+            yield ClipFeatures(rows, np.full(len(rows), -1, np.int32))
+
+
+def check(path: Path, arrays: ForeignArrays) -> ForeignClips:
+    """Check that the arrays fit together; InputError, one line, where they do not."""
+    shape, dtype = arrays.features.shape, arrays.features.dtype
+    if len(shape) not in (2, 3) or dtype.kind != "f":
+        raise InputError(
+            f"{path}: features are {dtype} {shape}; expected floats of shape (clips, frames, D) or (clips, D)"
+        )
+    count = shape[0]
+    for what in ("labels", "names", "groups"):
+        column = getattr(arrays, what)
+        if column is not None and column.shape != (count,):
+            raise InputError(f"{path}: {what} have shape {column.shape} for {count} clips of features")
+    names = [f"clip{clip:06d}" for clip in range(count)] if arrays.names is None else _texts(arrays.names)
+    if len(set(names)) != count:
+        raise InputError(f"{path}: names are not unique; clips are told apart by name")
+    classes, labels = _classes(path, arrays)
+    groups = [""] * count if arrays.groups is None else _texts(arrays.groups)
+    rows = tuple(ClipRow(name, label, group) for name, label, group in zip(names, labels, groups, strict=True))
+    frames = 1 if len(shape) == 2 else shape[1]
+    return ForeignClips(rows, classes, (frames,) * count, shape[-1], np.dtype(dtype), arrays)
+
+
+def _classes(path: Path, arrays: ForeignArrays) -> tuple[tuple[str, ...], list[int]]:
+    """Class names in order and each clip's index; text labels are named by `classes`, or sorted."""
+    labels = arrays.labels
+    given = None if arrays.classes is None else tuple(_texts(arrays.classes))
+    if labels.dtype.kind in "iu":
+        indices = [int(label) for label in labels]
+        count = max(indices, default=-1) + 1 if given is None else len(given)
+        if indices and not 0 <= min(indices) <= max(indices) < count:
+            raise InputError(f"{path}: labels run from {min(indices)} to {max(indices)} for {count} classes")
+        return given or tuple(f"class{index}" for index in range(count)), indices
+    if labels.dtype.kind not in "SUO":
+        raise InputError(f"{path}: labels are {labels.dtype}; expected integers or text")
+    texts = _texts(labels)
+    classes = given or tuple(sorted(set(texts)))
+    unknown = sorted(set(texts) - set(classes))
+    if unknown:
+        raise InputError(f"{path}: label {unknown[0]!r} is not among the {len(classes)} classes")
+    return classes, [classes.index(text) for text in texts]
+
+
+def _texts(column: np.ndarray) -> list[str]:
+    return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in column.tolist()]

@@ -1,0 +1,57 @@
+"""From a foreign feature file to a cache."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harfeat.cache import CacheHead, write_cache
+from harfeat.cache.fingerprint import sha256_of_file
+from harfeat.cache.schema import VERSION
+from harfeat.errors import InputError
+from harfeat.importers import IMPORTERS, Keys
+from harfeat.importers.arrays import check
+from harfeat.provenance import machine, versions
+from harfeat.splits import Split, default_splits
+
+
+def import_features(
+    source: Path,
+    kind: str,
+    keys: Keys,
+    out: Path,
+    test_groups: tuple[str, ...] = (),
+    split_seed: int = 0,
+    features_id: str | None = None,
+) -> tuple[Split, ...]:
+    """Write the cache of a foreign file, and return its splits.
+
+    Nothing is known of how the features were made, so their identity is `features_id`, what the user calls
+    the recipe, or else the hash of the file: only caches of the same id (file) and key are of one kind.
+    """
+    if not source.is_file():
+        raise InputError(f"{source}: no such file")
+    if out.exists():
+        raise InputError(f"{out} exists: delete it or choose another --out")
+    clips = check(source, IMPORTERS[kind](source, keys))
+    digest = sha256_of_file(source)
+    recipe: dict[str, Any] = {
+        "kind": "import",
+        "schema": VERSION,
+        "features_id": features_id or f"sha256:{digest}",
+        "key": keys.features,
+        "dim": clips.dim,
+        "dtype": str(clips.dtype),
+    }
+    labels, groups = [clip.label for clip in clips.rows], [clip.group for clip in clips.rows]
+    splits = default_splits(labels, groups, seed=split_seed, test_groups=test_groups)
+    provenance = {
+        "source": {"file": source.name, "sha256": digest, "format": kind, "keys": asdict(keys)},
+        "settings": {"test_groups": list(test_groups), "split_seed": split_seed},
+        "versions": versions(),
+        "machine": machine(),
+    }
+    head = CacheHead(recipe, clips.classes, clips.rows, splits, provenance=provenance)
+    write_cache(out, head, clips.lengths, clips.features(), clips.dim, clips.dtype)
+    return splits

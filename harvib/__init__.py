@@ -1,0 +1,1 @@
+"""Recurrent video classifiers on feature caches, pruned by a variational information bottleneck."""

@@ -1,0 +1,67 @@
+"""What every recurrent cell offers: a plain form, a masked form, and exact compaction from one to the other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+class Cell(nn.Module, ABC):
+    """(B, T, input_size) to states (B, T, hidden_size), causal: step t sees steps up to t only."""
+
+    input_size: int
+    hidden_size: int
+
+    @abstractmethod
+    def parameter_count(self) -> int:
+        """Number of parameters by the cell's formula."""
+
+
+class PlainCell(Cell):
+    """A cell as everybody knows it, with its two other forms."""
+
+    @abstractmethod
+    def masked(self) -> MaskedCell:
+        """A cell with VIB masks that starts from these weights."""
+
+    @classmethod
+    @abstractmethod
+    def compact(cls, input_size: int, hidden_size: int) -> Cell:
+        """An empty compact cell of this kind, to load weights into."""
+
+
+class MaskedCell(Cell):
+    """The same cell with VIB masks: to be trained, then compacted.
+
+    `masks` holds its VIBMasks by name; it is empty for a cell that only a mask on the input can shrink.
+    """
+
+    masks: nn.ModuleDict
+
+    @abstractmethod
+    def kept_units(self, inputs: Tensor) -> Tensor:
+        """Indices of the states that are alive, ascending, given the indices of the inputs that are."""
+
+    @abstractmethod
+    def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Compacted:
+        """The same function of the kept inputs alone, exactly.
+
+        `inputs` are the indices of the kept inputs, (K,). Input v reaches this cell as v * scale + shift, (D,)
+        each, both zero where the input is dropped.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Compacted:
+    """A compact cell, and what a reader of the states does to see the same as before.
+
+    The reader keeps its columns `units` (K,) of H, multiplies its weights by `scale` (H,), and adds its weights
+    times `shift` (H,) to its bias.
+    """
+
+    cell: Cell
+    units: Tensor
+    scale: Tensor
+    shift: Tensor

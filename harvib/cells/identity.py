@@ -1,0 +1,54 @@
+"""No recurrence at all: the states are the inputs. With the mean readout, "mean over time + linear".
+
+Under VIB only the mask on the input works; scale and shift of the kept inputs fold into the head.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
+
+
+class Identity(PlainCell):
+    """(B, T, D) to the same; the hidden size is the input size, whatever was asked for."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size = self.hidden_size = input_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def parameter_count(self) -> int:
+        """None."""
+        return 0
+
+    def masked(self) -> MaskedIdentity:
+        return MaskedIdentity(self.input_size)
+
+    @classmethod
+    def compact(cls, input_size: int, hidden_size: int) -> Cell:
+        return cls(input_size, hidden_size)
+
+
+class MaskedIdentity(MaskedCell):
+    """The identity behind a masked input."""
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__()
+        self.input_size = self.hidden_size = input_size
+        self.masks = nn.ModuleDict()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def parameter_count(self) -> int:
+        """None."""
+        return 0
+
+    def kept_units(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Compacted:
+        return Compacted(Identity(len(inputs), len(inputs)), inputs, scale, shift)

@@ -1,0 +1,95 @@
+"""The state of an unfinished stage on disk, for an exact resume; safetensors only, no pickle."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from harvib.models import SequenceClassifier
+from harvib.weights import write_tensors
+
+_FILE = "state.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The best epoch so far: (validation accuracy, -loss) and its weights."""
+
+    score: tuple[float, float]
+    weights: dict[str, Tensor]
+
+
+class Checkpoint:
+    """The `last/` folder of a run. Saves at most every `interval` seconds, and always a stage's last epoch."""
+
+    def __init__(self, folder: Path, interval: float = 20.0) -> None:
+        self.path = folder / _FILE
+        self._interval = interval
+        self._saved = time.monotonic()
+
+    def position(self) -> tuple[str, int] | None:
+        """(stage, epochs done) of the saved state; None without one."""
+        if not self.path.is_file():
+            return None
+        with safe_open(self.path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+        return state["stage"], state["epoch"]
+
+    def remember(self, score: tuple[float, float], model: SequenceClassifier) -> Best:
+        """A copy of the model's weights, with its score."""
+        return Best(score, {name: value.clone() for name, value in model.state_dict().items()})
+
+    def save(
+        self,
+        stage: str,
+        epoch: int,
+        model: SequenceClassifier,
+        optimizer: torch.optim.Optimizer,
+        best: Best | None,
+        force: bool = False,
+    ) -> None:
+        """Save the state after `epoch` epochs of a stage, if it is time to."""
+        if not force and time.monotonic() - self._saved < self._interval:
+            return
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        for index, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+        if best is not None:
+            tensors |= {f"best.{name}": value for name, value in best.weights.items()}
+        state = {"stage": stage, "epoch": epoch, "score": None if best is None else best.score}
+        write_tensors(self.path, tensors, {"state": json.dumps(state)})
+        self._saved = time.monotonic()
+
+    def restore(
+        self, stage: str, model: SequenceClassifier, optimizer: torch.optim.Optimizer
+    ) -> tuple[int, Best | None]:
+        """Load the state of this stage; (epochs done, best), or (0, None) where nothing of it is saved."""
+        found = self.position()
+        if found is None or found[0] != stage:
+            return 0, None
+        with safe_open(self.path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        model.load_state_dict(_under("model.", tensors))
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            index, slot = name.split(".", 1)
+            slots.setdefault(int(index), {})[slot] = value
+        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+        score = state["score"]
+        best = None if score is None else Best((score[0], score[1]), _under("best.", tensors))
+        return int(state["epoch"]), best
+
+    def clear(self) -> None:
+        """Forget the state: its stage is done and its result is saved."""
+        self.path.unlink(missing_ok=True)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,32 @@
+"""`harvib evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from harvib import methods
+from harvib.evaluate import evaluate_run
+
+
+@click.command()
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Run folder or model file.")
+@click.option("--features", required=True, type=click.Path(path_type=Path), help="Cache file made by harfeat.")
+@click.option("--split", help="Name of a split in the cache; without it all clips count.")
+@click.option(
+    "--subset", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Part of the split."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the confusion matrix.")
+def evaluate(model: Path, features: Path, split: str | None, subset: str, device: str, as_json: bool) -> None:
+    """Accuracy of a trained model on a cache with the same classes and feature fingerprint."""
+    result = evaluate_run(model, features, split, subset, methods.device_of(device))
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    click.echo(
+        f"accuracy {result['accuracy']:.2%} on {result['clips']} clips of {features} "
+        f"({'all' if split is None else f'split {split}, {subset}'}); {result['parameters']['total']:,} parameters"
+    )

@@ -1,0 +1,47 @@
+"""`harvib train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harvib import methods
+from harvib.options import options_of
+from harvib.report.table import report_table
+from harvib.settings import TrainSettings
+
+
+@click.command()
+@click.option("--features", required=True, type=click.Path(path_type=Path), help="Cache file made by harfeat.")
+@click.option("--split", required=True, help="Name of a split in the cache; `harfeat info` lists them.")
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="Default: runs/<features>-<split>-<model>-s<seed>."
+)
+@click.option("--init", type=click.Path(path_type=Path), help="Start from the plain model of this finished run.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--allow-missing", is_flag=True, help="Train although the cache lacks clips of its data set.")
+@options_of(TrainSettings)
+def train(
+    features: Path,
+    split: str,
+    run_dir: Path | None,
+    init: Path | None,
+    device: str,
+    allow_missing: bool,
+    **fields: Any,
+) -> None:
+    """Train a plain model, prune it by VIB, compact it exactly, fine-tune it.
+
+    The same command resumes an interrupted run.
+    """
+    settings = TrainSettings(**fields)
+    if run_dir is None:
+        kind = settings.model if settings.method == "vib" else f"{settings.method}-{settings.model}"
+        run_dir = Path("runs") / f"{features.stem}-{split}-{kind}-s{settings.seed}"
+    report = methods.train(
+        features, split, settings, run_dir, init, methods.device_of(device), allow_missing=allow_missing
+    )
+    click.echo(report_table(report))
+    click.echo(f"run folder: {run_dir}")

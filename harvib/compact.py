@@ -1,0 +1,47 @@
+"""From a masked model to the small one that computes the same: dropped inputs and units are gone.
+
+With hard masks z_v on the input, an input reaches the cell as z_v * scale * (v - mean): a factor and a shift
+that fold into the cell's input weights and bias. What may leave the cell, and how its readers change, is the
+cell's own rule (harvib/cells). The result equals the masked model in evaluation up to rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from harvib.cells import MaskedCell
+from harvib.errors import InputError
+from harvib.models import SequenceClassifier
+
+
+@torch.no_grad()
+def compact(masked: SequenceClassifier) -> SequenceClassifier:
+    """The compact model of a masked one.
+
+    Raises InputError where a mask keeps nothing, since no model is left.
+    """
+    if masked.input_mask is None or not isinstance(masked.recurrent, MaskedCell):
+        raise TypeError("only a masked model can be compacted")
+    inputs, units = masked.kept_inputs(), masked.kept_units()
+    if not len(inputs) or not len(units):
+        gone = "input feature" if not len(inputs) else "hidden unit"
+        option = "beta-input" if not len(inputs) else "beta"
+        raise InputError(f"no {gone} is left after VIB training: the penalty is too strong, lower --{option}")
+    scale = masked.input_mask.hard().clone()
+    shift = torch.zeros_like(scale)
+    if masked.standardize is not None:
+        scale *= masked.standardize.scale
+        shift = -scale * masked.standardize.mean
+    result = masked.recurrent.compacted(inputs, scale, shift)
+    spec = dataclasses.replace(
+        masked.spec, state="compact", inputs=len(inputs), hidden=len(units), standardize=False, dropout=0.0
+    )
+    small = SequenceClassifier(spec).to(masked.selection.device)
+    small.recurrent = result.cell
+    small.selection.copy_(masked.selection[inputs])
+    weight = masked.head.weight
+    small.head.weight.copy_((weight * result.scale)[:, result.units])
+    small.head.bias.copy_(masked.head.bias + weight @ result.shift)
+    return small.train(masked.training)

@@ -1,0 +1,173 @@
+"""Cache to batches. The order of training clips is a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from torch import Tensor
+
+from harfeat.cache import ROLES, Cache
+from harvib.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Padded clips: features (B, T, D) float32, lengths (B,), labels (B,); rows beyond a length are zero.
+
+    `positions` (B,) are the clips' places in their set.
+    """
+
+    features: Tensor
+    lengths: Tensor
+    labels: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ClipSet:
+    """Some clips of a cache in memory, features as stored; `clips` are indices into the cache."""
+
+    rows: Tensor
+    offsets: np.ndarray
+    labels: Tensor
+    clips: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def dim(self) -> int:
+        """Values in a feature row."""
+        return int(self.rows.shape[1])
+
+    def subset(self, clips: np.ndarray) -> ClipSet:
+        """The same cache, other clips."""
+        return ClipSet(self.rows, self.offsets, self.labels, np.asarray(clips, np.int64))
+
+    def batch(self, positions: np.ndarray, device: torch.device) -> Batch:
+        """The clips at these positions of the set, padded to the longest of them."""
+        clips = self.clips[positions]
+        starts, stops = self.offsets[clips], self.offsets[clips + 1]
+        lengths = torch.from_numpy(stops - starts)
+        features = torch.zeros(len(clips), int(lengths.max()), self.dim, dtype=self.rows.dtype)
+        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            features[row, : stop - start] = self.rows[start:stop]
+        return Batch(
+            features.to(device).float(),
+            lengths.to(device),
+            self.labels[torch.from_numpy(clips)].to(device),
+            torch.from_numpy(positions).to(device),
+        )
+
+    def batches(self, size: int, device: torch.device) -> Iterator[Batch]:
+        """All clips in their order."""
+        for start in range(0, len(self), size):
+            yield self.batch(np.arange(start, min(start + size, len(self))), device)
+
+    def shuffled(self, size: int, device: torch.device, seed: int, epoch: int) -> Iterator[Batch]:
+        """All clips once, in an order that only (seed, epoch) decides.
+
+        A last batch of a single clip is joined to the one before it: batch normalisation needs two.
+        """
+        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        pieces = np.split(order, range(size, len(order), size))
+        if len(pieces) > 1 and len(pieces[-1]) == 1:
+            pieces[-2:] = [np.concatenate(pieces[-2:])]
+        for positions in pieces:
+            yield self.batch(positions, device)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each feature over all rows of these clips, (D,) each."""
+        total = torch.zeros(self.dim, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        count = 0
+        for clip in self.clips:
+            rows = self.rows[self.offsets[clip] : self.offsets[clip + 1]].double()
+            total += rows.sum(0)
+            squares += rows.square().sum(0)
+            count += len(rows)
+        mean = total / count
+        return mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Train, validation (held out of the split's train clips, by group) and test part of a split.
+
+    `split_hash` covers the names and roles of the split; `parts_hash` also who is held out.
+    """
+
+    train: ClipSet
+    validation: ClipSet
+    test: ClipSet
+    split_hash: str
+    parts_hash: str
+
+
+def load_clips(cache: Cache) -> ClipSet:
+    """All clips of a cache that has one label a clip and at least one row each."""
+    labels = cache.labels
+    if (labels < 0).any():
+        raise InputError(f"{cache.path}: clips with several labels; this model needs exactly one a clip")
+    lengths = cache.lengths()
+    if (lengths == 0).any():
+        name = cache.clips[int(np.argmin(lengths))].name
+        raise InputError(f"{cache.path}: clip {name} has no feature rows: extract it again")
+    rows = torch.from_numpy(cache.read_all())
+    if not torch.isfinite(rows).all():
+        raise InputError(f"{cache.path}: features hold NaN or infinity: extract or import them again")
+    return ClipSet(
+        rows, np.concatenate([[0], np.cumsum(lengths)]), torch.from_numpy(labels), np.arange(len(labels))
+    )
+
+
+def load_parts(cache: Cache, split: str, validation: float, seed: int) -> Parts:
+    """The three parts of a split.
+
+    About `validation` of the train clips are held out to select models on, by whole groups where the cache
+    knows groups, classes kept in proportion.
+    """
+    roles = cache.split(split).roles
+    train, test = (np.flatnonzero(roles == ROLES[role]) for role in ("train", "test"))
+    if not len(train) or not len(test):
+        raise InputError(
+            f"{cache.path}: split {split} has {len(train)} train and {len(test)} test clips; both are needed"
+        )
+    clips = load_clips(cache)
+    groups = [clip.group for clip in cache.clips]
+    held = hold_out(cache.labels[train], [groups[clip] for clip in train], validation, seed)
+    names = [clip.name for clip in cache.clips]
+    parts = roles.astype(int)
+    parts[train[held]] = -1
+    return Parts(
+        clips.subset(train[~held]),
+        clips.subset(train[held]),
+        clips.subset(test),
+        split_hash=_hash_of_roles(names, roles),
+        parts_hash=_hash_of_roles(names, parts),
+    )
+
+
+def _hash_of_roles(names: list[str], roles: np.ndarray) -> str:
+    lines = sorted(f"{name}\t{role}\n" for name, role in zip(names, roles.tolist(), strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def hold_out(labels: np.ndarray, groups: list[str], fraction: float, seed: int) -> np.ndarray:
+    """Which clips to hold out, (V,) bool: one stratified fold of about `fraction`, groups never divided."""
+    units = len(set(groups)) if any(groups) else int(np.bincount(labels).max())
+    if units < 2:
+        raise InputError("the train part has a single group, so nothing can be held out to select models on")
+    folds = min(max(2, round(1 / fraction)), units)
+    splitter = (StratifiedGroupKFold if any(groups) else StratifiedKFold)(
+        n_splits=folds, shuffle=True, random_state=seed
+    )
+    _, held = next(iter(splitter.split(np.zeros(len(labels)), labels, groups)))
+    mask = np.zeros(len(labels), bool)
+    mask[held] = True
+    return mask

@@ -1,0 +1,54 @@
+"""The variational information bottleneck mask: one Gaussian factor a unit, and the rule that drops units.
+
+Dai et al., "Compressing Neural Networks using the Variational Information Bottleneck" (VIBNet), ICML 2018;
+applied to the gates of an LSTM by Srivastava et al., WACV 2021.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+INITIAL_MU = 1.0
+INITIAL_LOG_VARIANCE = -9.0
+INITIAL_SPREAD = 0.01
+
+
+class VIBMask(nn.Module):
+    """A factor z ~ N(mu, sigma^2) for each of `size` units.
+
+    A unit is useful while its noise is small against its mean: with alpha = sigma^2 / mu^2 it is kept iff
+    log alpha < 0, that is sigma^2 < mu^2.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.mu = nn.Parameter(INITIAL_MU + INITIAL_SPREAD * torch.randn(size))
+        self.log_variance = nn.Parameter(INITIAL_LOG_VARIANCE + INITIAL_SPREAD * torch.randn(size))
+
+    def forward(self, batch: int) -> Tensor:
+        """Factors of shape (batch, size): in training one fresh draw a sequence, in evaluation `hard()`."""
+        if not self.training:
+            return self.hard().expand(batch, -1)
+        noise = torch.randn(batch, self.mu.numel(), device=self.mu.device, dtype=self.mu.dtype)
+        return self.mu + noise * torch.exp(0.5 * self.log_variance)
+
+    def log_alpha(self) -> Tensor:
+        """log(sigma^2 / mu^2), (size,); +inf where mu is zero."""
+        return self.log_variance - 2 * torch.log(self.mu.abs())
+
+    def keep(self) -> Tensor:
+        """Which units stay, (size,) bool."""
+        return self.log_alpha() < 0
+
+    def hard(self) -> Tensor:
+        """The evaluation factors, (size,): mu where the unit stays, exactly zero where it does not."""
+        return torch.where(self.keep(), self.mu, torch.zeros_like(self.mu))
+
+    def kl(self) -> Tensor:
+        """Upper bound of the information through the mask in nats: sum_j log(1 + mu_j^2 / sigma_j^2).
+
+        VIBNet eq. 10 with the Jensen terms dropped; counted once a mask, not once a time step. Written as
+        log(mu^2 + sigma^2) - log sigma^2, which has a finite gradient at mu = 0.
+        """
+        return (torch.log(self.mu.square() + self.log_variance.exp()) - self.log_variance).sum()

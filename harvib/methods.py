@@ -1,0 +1,263 @@
+"""The stages of a run, from a cache to a finished run folder.
+
+    plain   train the plain model, or take it from another run
+    vib     train its masked form, compact it, fine-tune what is left
+
+Every stage leaves its weights in the run folder, so that a repeated command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.feature_selection import f_classif
+
+from harfeat.cache import Cache, open_cache
+from harvib.cells.lstm import CompactLSTM
+from harvib.compact import compact
+from harvib.data import Parts, load_parts
+from harvib.errors import InputError
+from harvib.metrics import evaluate
+from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.rundir import RunFolder, write_json
+from harvib.settings import TrainSettings
+from harvib.train import Stage, fit, soft_targets
+from harvib.weights import ModelCard, load_model, save_model
+
+AGREEMENT = 1e-5
+
+
+def train(
+    features: Path,
+    split: str,
+    settings: TrainSettings,
+    run_dir: Path,
+    init: Path | None = None,
+    device: torch.device | None = None,
+    allow_missing: bool = False,
+) -> dict[str, Any]:
+    """Run all stages of `settings.method`; the report, which also stands in the run folder.
+
+    `init` names a finished run whose plain model is taken over. The same call on the same folder resumes, and
+    returns the report where the run is finished. Raises InputError and CacheError.
+    """
+    device = device or best_device()
+    with open_cache(features) as cache:
+        if cache.failures and not allow_missing:
+            raise InputError(
+                f"{features} lacks {len(cache.failures)} clips (first: {cache.failures[0].name}: "
+                f"{cache.failures[0].reason}); extract them, or say --allow-missing"
+            )
+        parts = load_parts(cache, split, settings.validation, settings.seed)
+        card = ModelCard(cache.classes, cache.fingerprint)
+        config = _config(cache, split, settings, parts, init)
+    folder = RunFolder(run_dir)
+    folder.begin(config)
+    if folder.report_path.is_file():
+        return folder.report()
+    stages = _Stages(folder, settings, parts, card, device)
+    plain = stages.plain(init, config)
+    report: dict[str, Any] = {"plain": stages.figures(plain)}
+    final = plain
+    if settings.method == "vib":
+        masked = stages.masked(plain)
+        small = compact(masked)
+        report["masked"] = stages.figures(masked)
+        report["compaction"] = {"max_abs_difference": stages.agreement(masked, small), "allowed": AGREEMENT}
+        final = stages.finetuned(small, plain)
+        report["compact"] = stages.figures(final)
+        counts = (report[state]["parameters"] for state in ("plain", "compact"))
+        large, few = (count["total"] for count in counts)
+        report["ratio"] = large / few
+    save_model(folder.model, final, card)
+    seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "finetune")}
+    report |= {"seed": settings.seed, "seconds": seconds, "versions": config["versions"]}
+    report |= {
+        "method": settings.method,
+        "split": split,
+        "device": str(device),
+        "machine": platform.processor(),
+    }
+    report |= {key: config[key] for key in ("fingerprint", "split_hash", "parts_hash")}
+    write_json(folder.report_path, report)
+    return report
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Stages:
+    """The stages, with what all of them need."""
+
+    folder: RunFolder
+    settings: TrainSettings
+    parts: Parts
+    card: ModelCard
+    device: torch.device
+
+    def plain(self, init: Path | None, config: dict[str, Any]) -> SequenceClassifier:
+        """The trained plain model: from this folder, from `init`, or trained now."""
+        path, settings = self.folder.plain, self.settings
+        if path.is_file():
+            return self._load(path)
+        model = self._new_plain()
+        if init is None:
+            stage = Stage("plain", 1, settings.plain_epochs, settings.lr, select_best=True)
+            self._fit(model, stage, None)
+        else:
+            model = self._initial(init, model.spec, config)
+        save_model(path, model, self.card)
+        return model.eval()
+
+    def masked(self, plain: SequenceClassifier) -> SequenceClassifier:
+        """The model with its masks after VIB training.
+
+        Its last epoch, not its best: while the penalty grows the best is the one that is pruned the least.
+        """
+        path, settings = self.folder.masked, self.settings
+        if path.is_file():
+            return self._load(path)
+        torch.manual_seed(settings.seed)
+        model = masked_from(plain)
+        stage = Stage("vib", 2, settings.vib_epochs, settings.vib_lr, select_best=False)
+        self._fit(model, stage, plain)
+        save_model(path, model, self.card)
+        return model.eval()
+
+    def finetuned(self, small: SequenceClassifier, plain: SequenceClassifier) -> SequenceClassifier:
+        """The compact model, trained on."""
+        settings = self.settings
+        if settings.finetune_epochs == 0:
+            return small
+        if isinstance(small.recurrent, CompactLSTM) and not settings.keep_scales:
+            small.recurrent.use_hard_scales()
+        stage = Stage("finetune", 3, settings.finetune_epochs, settings.finetune_lr, select_best=True)
+        self._fit(small, stage, plain)
+        return small.eval()
+
+    def figures(self, model: SequenceClassifier) -> dict[str, Any]:
+        """Accuracies, exact parameter counts, and what the model keeps."""
+        validation = evaluate(model, self.parts.validation, self.device)
+        test = evaluate(model, self.parts.test, self.device)
+        return {
+            "accuracy": {"validation": validation.accuracy, "test": test.accuracy},
+            "loss": {"validation": validation.loss, "test": test.loss},
+            "parameters": model.parameter_counts(),
+            "inputs": len(model.kept_inputs()),
+            "units": len(model.kept_units()),
+        }
+
+    def agreement(self, masked: SequenceClassifier, small: SequenceClassifier) -> float:
+        """Largest difference of the two models' logits over the validation part, relative to the largest logit.
+
+        Compaction is exact, so a difference beyond rounding is a defect of this program: RuntimeError.
+        """
+        ours = evaluate(masked, self.parts.validation, self.device).logits
+        theirs = evaluate(small, self.parts.validation, self.device).logits
+        difference = float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
+        if not difference <= AGREEMENT:
+            raise RuntimeError(f"compact and masked model differ by {difference:.2e}, more than {AGREEMENT:.0e}")
+        return difference
+
+    def _fit(self, model: SequenceClassifier, stage: Stage, teacher: SequenceClassifier | None) -> None:
+        checkpoint = self.folder.checkpoint
+        position = checkpoint.position()
+        self.folder.rewind(stage.name, position[1] if position and position[0] == stage.name else 0)
+        targets = None
+        if teacher is not None and self.settings.distill > 0:
+            targets = soft_targets(teacher, self.parts, self.device)
+        fit(model, stage, self.parts, self.settings, self.device, checkpoint, self.folder.record, targets)
+
+    def _load(self, path: Path) -> SequenceClassifier:
+        return load_model(path)[0].to(self.device)
+
+    def _new_plain(self) -> SequenceClassifier:
+        settings, train = self.settings, self.parts.train
+        selected = select_inputs(self.parts, settings.select_inputs)
+        spec = ModelSpec(
+            cell=settings.model,
+            state="plain",
+            features=train.dim,
+            inputs=len(selected),
+            hidden=settings.hidden,
+            classes=len(self.card.classes),
+            readout=settings.readout,
+            standardize=settings.standardize,
+            dropout=settings.dropout,
+        )
+        torch.manual_seed(settings.seed)
+        model = SequenceClassifier(spec)
+        model.selection.copy_(selected)
+        if model.standardize is not None:
+            mean, std = train.statistics()
+            model.standardize.set(mean[selected], std[selected])
+        return model.to(self.device)
+
+    def _initial(self, init: Path, spec: ModelSpec, config: dict[str, Any]) -> SequenceClassifier:
+        other = RunFolder(init)
+        theirs = other.config()
+        for key in ("fingerprint", "parts_hash"):
+            if theirs.get(key) != config[key]:
+                raise InputError(
+                    f"--init {init}: its {key} differs from this run's; it must have been trained on the same "
+                    "features, split, seed and held-out share, or test and validation clips would leak into it"
+                )
+        model, _ = load_model(other.plain)
+        model.spec = dataclasses.replace(model.spec, dropout=spec.dropout)
+        if model.spec != spec:
+            raise InputError(f"--init {init}: its plain model is {model.spec}, this run asks for {spec}")
+        return model.to(self.device)
+
+
+def select_inputs(parts: Parts, count: int) -> torch.Tensor:
+    """Indices of the `count` features with the highest ANOVA F of the clips' time averages, ascending; 0: all."""
+    train = parts.train
+    if count == 0:
+        return torch.arange(train.dim)
+    if count > train.dim:
+        raise InputError(f"--select-inputs {count}: there are only {train.dim} features")
+    means, labels = [], []
+    for batch in train.batches(128, torch.device("cpu")):
+        means.append(batch.features.sum(1) / batch.lengths[:, None])
+        labels.append(batch.labels)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores, _ = f_classif(torch.cat(means).numpy(), torch.cat(labels).numpy())
+    order = np.argsort(-np.nan_to_num(scores, nan=-1.0), kind="stable")
+    return torch.from_numpy(np.sort(order[:count]))
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _config(cache: Cache, split: str, settings: TrainSettings, parts: Parts, init: Path | None) -> dict[str, Any]:
+    return {
+        "settings": dataclasses.asdict(settings),
+        "split": split,
+        "init": None if init is None else str(init.resolve()),
+        "classes": list(cache.classes),
+        "features": cache.path.name,
+        "recipe": cache.recipe,
+        "fingerprint": cache.fingerprint,
+        "split_hash": parts.split_hash,
+        "parts_hash": parts.parts_hash,
+        "versions": {"harvib": version("harfeat"), "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def device_of(name: str) -> torch.device:
+    """A device by name; `auto` is the GPU where there is one."""
+    if name == "auto":
+        return best_device()
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: cannot be used here: {reason}") from error
+    return device

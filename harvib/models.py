@@ -1,0 +1,139 @@
+"""Settings to model: a sequence classifier, plain, masked or compact, built from one spec."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from harvib.cells import CELLS, Cell, MaskedCell, PlainCell
+from harvib.masks import VIBMask
+from harvib.readout import READOUTS
+
+State = Literal["plain", "masked", "compact"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model is, weights apart. `features` D are what a clip has, `inputs` K of them are read."""
+
+    cell: str
+    state: State
+    features: int
+    inputs: int
+    hidden: int
+    classes: int
+    readout: str = "mean"
+    standardize: bool = False
+    dropout: float = 0.0
+
+    def to_json(self) -> str:
+        """As text, for the metadata of a weight file."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """From `to_json`; ValueError or TypeError where the text is something else."""
+        return cls(**json.loads(text))
+
+
+class Standardize(nn.Module):
+    """(v - mean) * scale with constants of the train part, (D,) each; scale is 1 / std, zero for a constant."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+
+    def set(self, mean: Tensor, std: Tensor) -> None:
+        """Take over the statistics of the train part."""
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(std > 1e-6, 1 / std.clamp_min(1e-6), torch.zeros_like(std)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * self.scale
+
+
+class SequenceClassifier(nn.Module):
+    """Features (B, T, D) and lengths (B,) to logits (B, C).
+
+    selection -> standardisation -> dropout -> input mask -> recurrent cell -> readout over time -> head.
+    Selection applies where fewer inputs are read than there are features; dropout draws once a sequence.
+    A compact model has neither standardisation nor masks: they are folded into its weights.
+    """
+
+    selection: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("selection", torch.arange(spec.inputs))
+        self.standardize = Standardize(spec.inputs) if spec.standardize else None
+        self.input_mask = VIBMask(spec.inputs) if spec.state == "masked" else None
+        self.recurrent = _cell(spec)
+        self.head = nn.Linear(self.recurrent.hidden_size, spec.classes)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if self.spec.inputs < self.spec.features:
+            x = x[..., self.selection]
+        if self.standardize is not None:
+            x = self.standardize(x)
+        if self.training and self.spec.dropout > 0:
+            ones = torch.ones(x.shape[0], 1, x.shape[2], device=x.device)
+            x = x * nn.functional.dropout(ones, self.spec.dropout)
+        if self.input_mask is not None:
+            x = x * self.input_mask(x.shape[0])[:, None, :]
+        return self.head(READOUTS[self.spec.readout](self.recurrent(x), lengths))
+
+    def masks(self) -> dict[str, VIBMask]:
+        """The VIB masks: `input`, and the cell's by their names; empty for plain and compact models."""
+        found = {} if self.input_mask is None else {"input": self.input_mask}
+        if isinstance(self.recurrent, MaskedCell):
+            found |= {name: mask for name, mask in self.recurrent.masks.items() if isinstance(mask, VIBMask)}
+        return found
+
+    def kept_inputs(self) -> Tensor:
+        """Positions in `selection` of the inputs that the model still reads, ascending."""
+        if self.input_mask is None:
+            return torch.arange(self.spec.inputs, device=self.selection.device)
+        return self.input_mask.hard().nonzero().squeeze(1)
+
+    def kept_units(self) -> Tensor:
+        """Indices of the hidden units that are alive, ascending."""
+        if isinstance(self.recurrent, MaskedCell):
+            return self.recurrent.kept_units(self.kept_inputs())
+        return torch.arange(self.recurrent.hidden_size, device=self.selection.device)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Exact counts of parameters: recurrent, head, total; masks and standardisation are not among them."""
+        recurrent = self.recurrent.parameter_count()
+        head = sum(weight.numel() for weight in self.head.parameters())
+        return {"recurrent": recurrent, "head": head, "total": recurrent + head}
+
+
+def _cell(spec: ModelSpec) -> Cell:
+    kind = CELLS[spec.cell]
+    if spec.state == "compact":
+        return kind.compact(spec.inputs, spec.hidden)
+    plain = kind(spec.inputs, spec.hidden)
+    return plain.masked() if spec.state == "masked" else plain
+
+
+def masked_from(plain: SequenceClassifier) -> SequenceClassifier:
+    """A masked model that starts from a plain one's weights."""
+    spec = dataclasses.replace(plain.spec, state="masked")
+    masked = SequenceClassifier(spec)
+    assert isinstance(plain.recurrent, PlainCell)
+    masked.recurrent = plain.recurrent.masked()
+    masked.head.load_state_dict(plain.head.state_dict())
+    masked.selection.copy_(plain.selection)
+    if masked.standardize is not None and plain.standardize is not None:
+        masked.standardize.load_state_dict(plain.standardize.state_dict())
+    return masked.to(plain.selection.device)

@@ -1,0 +1,1 @@
+"""Figures for people: a table on the terminal, a page with plots."""

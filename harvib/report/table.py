@@ -1,0 +1,43 @@
+"""A run's report as a table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+STATES = ("plain", "masked", "compact")
+
+
+def report_table(report: Mapping[str, Any], latency: Mapping[str, float] | None = None) -> str:
+    """One line a state: what it keeps, exact parameters, ratio, accuracies, and latency in ms where measured."""
+    head = ["", "inputs", "units", "parameters", "ratio", "validation", "test"]
+    rows = [head if latency is None else [*head, "ms/clip"]]
+    largest = report["plain"]["parameters"]["total"]
+    for state in STATES:
+        if state not in report:
+            continue
+        figures = report[state]
+        total = figures["parameters"]["total"]
+        row = [
+            state,
+            f"{figures['inputs']:,}",
+            f"{figures['units']:,}",
+            f"{total:,}",
+            # The masked model is as large as the plain one until it is compacted.
+            f"{largest / total:,.1f}x" if state == "compact" else "",
+            f"{figures['accuracy']['validation']:.1%}",
+            f"{figures['accuracy']['test']:.1%}",
+        ]
+        rows.append(row if latency is None else [*row, f"{latency[state]:.3f}" if state in latency else ""])
+    return align(rows)
+
+
+def align(rows: list[list[str]]) -> str:
+    """Columns of text: the first flush left, the others flush right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[0] = row[0].ljust(widths[0])
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

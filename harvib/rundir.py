@@ -1,0 +1,154 @@
+"""The run folder: settings, figures and weights of one training run.
+
+config.json            everything needed to repeat the run
+metrics.csv            one row an epoch
+plain.safetensors      the plain model
+masked.safetensors     the model with its masks, after VIB training
+model.safetensors      the final model: compact and fine-tuned, or plain where nothing was pruned
+report.json            written last: where it stands, the run is finished
+last/                  the state of an unfinished stage
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harvib.checkpoint import Checkpoint
+from harvib.errors import InputError
+from harvib.train import Row
+from harvib.weights import replace_synced
+
+COLUMNS = (
+    "stage", "epoch", "loss", "ce", "kl_gates", "kl_input", "distill", "train_accuracy",
+    "val_accuracy", "val_loss", "inputs_kept", "units_kept", "seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder at `path`, which need not exist yet."""
+
+    path: Path
+
+    @property
+    def plain(self) -> Path:
+        return self.path / "plain.safetensors"
+
+    @property
+    def masked(self) -> Path:
+        return self.path / "masked.safetensors"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.path / "last")
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Make the folder, or take up a run with the very same config.
+
+        Raises InputError where the folder holds a run with another config, naming the first difference, or
+        where it holds something else.
+        """
+        path = self.path / "config.json"
+        if path.is_file():
+            old = self.config()
+            for key in sorted(config.keys() | old.keys()):
+                if config.get(key) != old.get(key):
+                    raise InputError(
+                        f"{self.path} holds a run with {key} = {_differing(old.get(key), config.get(key))}; "
+                        "choose another --run-dir or delete it"
+                    )
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(f"{self.path} is in use by something else: choose another --run-dir")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(path, config)
+
+    def config(self) -> dict[str, Any]:
+        """The config of the run."""
+        return read_json(self.path / "config.json")
+
+    def report(self) -> dict[str, Any]:
+        """The report of a finished run; InputError where there is none."""
+        if not self.path.is_dir():
+            raise InputError(f"{self.path}: no such run folder")
+        if not self.report_path.is_file():
+            raise InputError(f"{self.path}: no report.json; the run is not finished, repeat its command to resume")
+        return read_json(self.report_path)
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv, as text; none before the first epoch."""
+        path = self.path / "metrics.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    def record(self, row: Row) -> None:
+        """Append an epoch to metrics.csv."""
+        path = self.path / "metrics.csv"
+        new = not path.is_file()
+        with path.open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow({name: _rounded(value) for name, value in row.items()})
+
+    def rewind(self, stage: str, epochs: int) -> None:
+        """Forget the recorded epochs of a stage that come after `epochs`: they are about to run again."""
+        rows = [row for row in self.rows() if row["stage"] != stage or int(row["epoch"]) <= epochs]
+        if len(rows) == len(self.rows()):
+            return
+        temporary = self.path / ".metrics.csv.part"
+        with temporary.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        replace_synced(temporary, self.path / "metrics.csv")
+
+    def seconds(self, stage: str) -> float:
+        """Seconds that the recorded epochs of a stage took, interruptions apart."""
+        return sum(float(row["seconds"]) for row in self.rows() if row["stage"] == stage)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON so that the file is either whole or not there."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    replace_synced(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; InputError, one line, where it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return value
+
+
+def _rounded(value: str | int | float) -> str | int | float:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _differing(old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        key = next(key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key))
+        return f"{key}: {old.get(key)!r}, not {new.get(key)!r}"
+    return f"{old!r}, not {new!r}"

@@ -1,0 +1,165 @@
+"""The training loop of one stage: seeded by epoch, so that a resumed run repeats an uninterrupted one exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from harvib.checkpoint import Checkpoint
+from harvib.data import Batch, Parts
+from harvib.metrics import evaluate
+from harvib.models import SequenceClassifier
+from harvib.objectives import LossWeights, loss_terms
+from harvib.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    `number` tells the stages' random streams apart. `select` keeps the epoch with the best validation
+    accuracy (of equals the lowest loss), or the last: under a growing penalty the best is the least pruned.
+    """
+
+    name: str
+    number: int
+    epochs: int
+    lr: float
+    select_best: bool
+
+
+Row = dict[str, str | int | float]
+
+
+def fit(
+    model: SequenceClassifier,
+    stage: Stage,
+    parts: Parts,
+    settings: TrainSettings,
+    device: torch.device,
+    checkpoint: Checkpoint,
+    record: Callable[[Row], None],
+    teacher: Tensor | None = None,
+) -> None:
+    """Train a model in place, from its checkpoint where there is one.
+
+    `teacher` holds soft targets, (train clips, C) logits. `record` gets one row an epoch.
+    """
+    optimizer = _optimizer(model, stage, settings)
+    first, best = checkpoint.restore(stage.name, model, optimizer)
+    steps_per_epoch = math.ceil(len(parts.train) / settings.batch)
+    bar = tqdm(range(first, stage.epochs), desc=f"{stage.name:8}", initial=first, total=stage.epochs, unit="epoch")
+    for epoch in bar:
+        started = time.perf_counter()
+        # A pure function of (seed, stage, epoch): no generator state has to survive an interruption.
+        torch.manual_seed(int(np.random.SeedSequence((settings.seed, stage.number, epoch)).generate_state(1)[0]))
+        sums = _Sums()
+        batches = parts.train.shuffled(settings.batch, device, settings.seed, stage.number * 100_000 + epoch)
+        for step, batch in enumerate(batches, epoch * steps_per_epoch):
+            _set_rates(optimizer, step / (steps_per_epoch * stage.epochs))
+            weights = _loss_weights(settings, step / (steps_per_epoch * stage.epochs))
+            sums.add(_step(model, optimizer, batch, teacher, weights, settings.clip_norm), len(batch.labels))
+        validation = evaluate(model, parts.validation, device)
+        score = (validation.accuracy, -validation.loss)
+        if stage.select_best and (best is None or score > best.score):
+            best = checkpoint.remember(score, model)
+        row: Row = {
+            "stage": stage.name,
+            "epoch": epoch + 1,
+            **sums.means(),
+            "val_accuracy": validation.accuracy,
+            "val_loss": validation.loss,
+            "inputs_kept": len(model.kept_inputs()),
+            "units_kept": len(model.kept_units()),
+            "seconds": time.perf_counter() - started,
+        }
+        record(row)
+        checkpoint.save(stage.name, epoch + 1, model, optimizer, best)
+        bar.set_postfix_str(
+            f"loss {row['loss']:.3f} val {validation.accuracy:.1%} "
+            f"inputs {row['inputs_kept']} units {row['units_kept']}"
+        )
+    if best is not None:
+        model.load_state_dict(best.weights)
+
+
+def _step(
+    model: SequenceClassifier,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    teacher: Tensor | None,
+    weights: LossWeights,
+    clip_norm: float,
+) -> dict[str, float]:
+    model.train()
+    logits = model(batch.features, batch.lengths)
+    targets = None if teacher is None else teacher[batch.positions]
+    loss, terms = loss_terms(model, logits, batch.labels, targets, weights)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm, error_if_nonfinite=True)
+    optimizer.step()
+    accuracy = (logits.argmax(1) == batch.labels).float().mean()
+    values = {"loss": loss, **terms, "train_accuracy": accuracy}
+    return {name: float(value.detach()) for name, value in values.items()}
+
+
+class _Sums:
+    """Means over the clips of an epoch."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, values: dict[str, float], clips: int) -> None:
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value * clips
+        self.count += clips
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.count for name, total in self.totals.items()}
+
+
+def _optimizer(model: SequenceClassifier, stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay; masks have their own rate and never decay.
+
+    (Decay would pull mu to zero and log variance up or down: it would decide what is pruned.)
+    """
+    mask_parameters = [weight for mask in model.masks().values() for weight in mask.parameters()]
+    ours = {id(weight) for weight in mask_parameters}
+    weights = [weight for weight in model.parameters() if id(weight) not in ours]
+    groups = [{"params": weights, "lr": stage.lr, "weight_decay": settings.weight_decay}]
+    if mask_parameters:
+        groups.append({"params": mask_parameters, "lr": settings.mask_lr, "weight_decay": 0.0})
+    for group in groups:
+        group["peak"] = group["lr"]
+    return torch.optim.AdamW(groups)
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, progress: float) -> None:
+    """Half a cosine from the peak to zero over the stage."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _loss_weights(settings: TrainSettings, progress: float) -> LossWeights:
+    warm = 1.0 if settings.warmup == 0 else min(1.0, progress / settings.warmup)
+    return LossWeights(
+        beta=settings.beta * warm,
+        beta_input=settings.beta_input * warm,
+        distill=settings.distill,
+        temperature=settings.temperature,
+        label_smoothing=settings.label_smoothing,
+    )
+
+
+def soft_targets(model: SequenceClassifier, parts: Parts, device: torch.device) -> Tensor:
+    """Logits of a trained model on the train part, (train clips, C), in the order of its clips."""
+    return torch.from_numpy(evaluate(model, parts.train, device).logits).to(device)
