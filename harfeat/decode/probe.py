@@ -1,0 +1,151 @@
+"""Opening a clip safely, and what its container tells without decoding more than one frame."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from harfeat.decode import h264
+from harfeat.decode.records import DecodeError
+
+MAX_SIDE = 16_384
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class StreamHead:
+    """What the container's header says of the video stream."""
+
+    container: str  # FFmpeg's demuxer name, e.g. "mov,mp4,m4a,3gp,3g2,mj2"
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    fps: float  # NaN where none is stated
+    reorders: bool  # pictures are shown in another order than they are stored
+    stated_frames: int  # 0 where the container states none
+    video_streams: int
+    sequence: h264.Sequence264 | None
+
+
+@dataclass(frozen=True)
+class PacketHead:
+    """One packet as demuxed."""
+
+    pts: int | None
+    keyframe: bool
+    whole: bool  # not empty, and not marked by the demuxer as damaged or to be thrown away
+    picture: h264.Picture264 | None  # H.264 only; None where it is not exactly one whole picture
+
+
+@dataclass(frozen=True)
+class FirstFrame:
+    """What only a decoded frame tells."""
+
+    displaced: bool  # carries a display matrix: to be shown turned or mirrored
+    interlaced: bool
+    colour_matrix: int  # FFmpeg's AVColorSpace
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The opened container and its best video stream, single-threaded.
+
+    Raises:
+        DecodeError: not a regular file (a named pipe would block), empty, not a video, no video stream,
+            no decoder for it, or frames too large.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise DecodeError(f"cannot read the file: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DecodeError("not a regular file")
+    if status.st_size == 0:
+        raise DecodeError("the file is empty")
+    try:
+        # The absolute name keeps a colon in a file name from being taken for a protocol.
+        container = av.open(str(path.resolve()), metadata_errors="ignore", options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, OSError) as error:
+        raise DecodeError(f"not a readable video: {error.strerror}") from error
+    with container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream):
+            raise DecodeError("no video stream")
+        if stream.codec_context is None:
+            raise DecodeError("no decoder for its video codec")
+        check_size(stream.codec_context.width, stream.codec_context.height)
+        stream.thread_type = "NONE"  # automatic threads have hung servers
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def check_size(width: int, height: int) -> None:
+    """DecodeError for frames that only a broken or hostile file has."""
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise DecodeError(f"frames of {width}x{height} pixels are larger than any real video's")
+
+
+def read_head(container: InputContainer, stream: VideoStream) -> StreamHead:
+    """The header fields that the policy asks for."""
+    codec = stream.codec_context
+    return StreamHead(
+        container=container.format.name,
+        codec=codec.name,
+        pixel_format=codec.pix_fmt or "",
+        width=codec.width,
+        height=codec.height,
+        fps=float(stream.average_rate) if stream.average_rate else float("nan"),
+        reorders=bool(codec.has_b_frames),
+        stated_frames=stream.frames,
+        video_streams=len(container.streams.video),
+        sequence=h264.read_sequence(codec.extradata or b"") if codec.name == "h264" else None,
+    )
+
+
+def read_packets(
+    container: InputContainer, stream: VideoStream, head: StreamHead
+) -> tuple[tuple[PacketHead, ...], FirstFrame | None]:
+    """Every packet's head, and the first frame's (None where the stream breaks before one appears)."""
+    packets: list[PacketHead] = []
+    first: VideoFrame | None = None
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0 and packet.pts is None:
+                continue  # PyAV's own end mark
+            data = bytes(packet)
+            packets.append(
+                PacketHead(
+                    pts=packet.pts,
+                    keyframe=packet.is_keyframe,
+                    whole=_is_whole(data, head.codec) and not (packet.is_corrupt or packet.is_discard),
+                    picture=h264.read_picture(data, head.sequence) if head.sequence else None,
+                )
+            )
+            if first is None and data:
+                first = next(iter(packet.decode()), None)
+        first = first or next(iter(stream.decode(None)), None)
+    except av.FFmpegError:
+        return tuple(packets), None
+    return tuple(packets), _first_frame(first) if first else None
+
+
+def _is_whole(data: bytes, codec: str) -> bool:
+    """A JPEG picture begins with SOI and ends with EOI, perhaps padded."""
+    return bool(data) and (codec != "mjpeg" or (data[:2] == b"\xff\xd8" and b"\xff\xd9" in data[-8:]))
+
+
+def _first_frame(frame: VideoFrame) -> FirstFrame:
+    return FirstFrame(
+        displaced=frame.side_data.get("DISPLAYMATRIX") is not None,
+        interlaced=bool(frame.interlaced_frame),
+        colour_matrix=int(frame.colorspace),
+    )

@@ -1,0 +1,44 @@
+"""What decoding a clip yields: its frames, or the reason why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Choose = Callable[[int], np.ndarray]
+
+
+class DecodeError(Exception):
+    """One clip could not be decoded; the text is the reason, in one line.
+
+    Not an `InputError`: a bad clip is recorded and the run goes on.
+    """
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """The chosen frames of one clip.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB, in the order of `indices`, as stored (rotation tags not applied).
+        indices: (T,) int64 into the source frames.
+        source_frames: the exact number of frames that a full linear decode gives.
+        fps: mean frames a second by the container; NaN where it states none.
+        decoder: "decord" or "pyav".
+    """
+
+    frames: np.ndarray
+    indices: np.ndarray
+    source_frames: int
+    fps: float
+    decoder: str
+
+
+def chosen_indices(choose: Choose, source_frames: int) -> np.ndarray:
+    """(T,) int64 that `choose` picks of `source_frames`; ValueError where one lies outside the clip."""
+    indices = np.asarray(choose(source_frames), dtype=np.int64)
+    if indices.ndim != 1 or (indices < 0).any() or (indices >= source_frames).any():
+        raise ValueError(f"chosen indices must be a list within [0, {source_frames}), got {indices}")
+    return indices
