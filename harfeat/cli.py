@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from harfeat.commands.datasets import datasets
+from harfeat.commands.extract import extract_command
 from harfeat.commands.import_ import import_command
 from harfeat.commands.info import info
 from harfeat.errors import InputError
@@ -32,5 +34,7 @@ def main() -> None:
     """Turn human-action videos into feature caches that can be trusted and shared."""
 
 
+main.add_command(datasets)
+main.add_command(extract_command)
 main.add_command(import_command)
 main.add_command(info)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from harfeat.cache import CacheHead, write_cache
-from harfeat.cache.fingerprint import sha256_of_file
 from harfeat.cache.schema import VERSION
 from harfeat.errors import InputError
+from harfeat.hashing import sha256_of_file
 from harfeat.importers import IMPORTERS, Keys
 from harfeat.importers.arrays import check
 from harfeat.provenance import machine, versions

@@ -29,15 +29,10 @@ def compact(masked: SequenceClassifier) -> SequenceClassifier:
         gone = "input feature" if not len(inputs) else "hidden unit"
         option = "beta-input" if not len(inputs) else "beta"
         raise InputError(f"no {gone} is left after VIB training: the penalty is too strong, lower --{option}")
-    scale = masked.input_mask.hard().clone()
-    shift = torch.zeros_like(scale)
-    if masked.standardize is not None:
-        scale *= masked.standardize.scale
-        shift = -scale * masked.standardize.mean
+    scale = masked.input_mask.hard() * masked.input_scale
+    shift = -masked.input_mean * scale
     result = masked.recurrent.compacted(inputs, scale, shift)
-    spec = dataclasses.replace(
-        masked.spec, state="compact", inputs=len(inputs), hidden=len(units), standardize=False, dropout=0.0
-    )
+    spec = dataclasses.replace(masked.spec, state="compact", inputs=len(inputs), hidden=len(units))
     small = SequenceClassifier(spec).to(masked.selection.device)
     small.recurrent = result.cell
     small.selection.copy_(masked.selection[inputs])

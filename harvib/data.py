@@ -54,11 +54,11 @@ class ClipSet:
         clips = self.clips[positions]
         starts, stops = self.offsets[clips], self.offsets[clips + 1]
         lengths = torch.from_numpy(stops - starts)
-        features = torch.zeros(len(clips), int(lengths.max()), self.dim, dtype=self.rows.dtype)
+        features = torch.zeros(len(clips), int(lengths.max()), self.dim)
         for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             features[row, : stop - start] = self.rows[start:stop]
         return Batch(
-            features.to(device).float(),
+            features.to(device),
             lengths.to(device),
             self.labels[torch.from_numpy(clips)].to(device),
             torch.from_numpy(positions).to(device),

@@ -186,15 +186,14 @@ class _Stages:
             hidden=settings.hidden,
             classes=len(self.card.classes),
             readout=settings.readout,
-            standardize=settings.standardize,
             dropout=settings.dropout,
         )
         torch.manual_seed(settings.seed)
         model = SequenceClassifier(spec)
         model.selection.copy_(selected)
-        if model.standardize is not None:
+        if settings.standardize:
             mean, std = train.statistics()
-            model.standardize.set(mean[selected], std[selected])
+            model.standardize_by(mean[selected], std[selected])
         return model.to(self.device)
 
     def _initial(self, init: Path, spec: ModelSpec, config: dict[str, Any]) -> SequenceClassifier:

@@ -28,7 +28,6 @@ class ModelSpec:
     hidden: int
     classes: int
     readout: str = "mean"
-    standardize: bool = False
     dropout: float = 0.0
 
     def to_json(self) -> str:
@@ -41,41 +40,26 @@ class ModelSpec:
         return cls(**json.loads(text))
 
 
-class Standardize(nn.Module):
-    """(v - mean) * scale with constants of the train part, (D,) each; scale is 1 / std, zero for a constant."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("scale", torch.ones(features))
-
-    def set(self, mean: Tensor, std: Tensor) -> None:
-        """Take over the statistics of the train part."""
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(std > 1e-6, 1 / std.clamp_min(1e-6), torch.zeros_like(std)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) * self.scale
-
-
 class SequenceClassifier(nn.Module):
     """Features (B, T, D) and lengths (B,) to logits (B, C).
 
     selection -> standardisation -> dropout -> input mask -> recurrent cell -> readout over time -> head.
     Selection applies where fewer inputs are read than there are features; dropout draws once a sequence.
-    A compact model has neither standardisation nor masks: they are folded into its weights.
+    Without `standardize_by`, mean and scale are 0 and 1. A compact model has neither these nor masks: they are
+    folded into its weights.
     """
 
     selection: Tensor
+    input_mean: Tensor
+    input_scale: Tensor
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
         self.register_buffer("selection", torch.arange(spec.inputs))
-        self.standardize = Standardize(spec.inputs) if spec.standardize else None
+        if spec.state != "compact":
+            self.register_buffer("input_mean", torch.zeros(spec.inputs))
+            self.register_buffer("input_scale", torch.ones(spec.inputs))
         self.input_mask = VIBMask(spec.inputs) if spec.state == "masked" else None
         self.recurrent = _cell(spec)
         self.head = nn.Linear(self.recurrent.hidden_size, spec.classes)
@@ -83,14 +67,30 @@ class SequenceClassifier(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         if self.spec.inputs < self.spec.features:
             x = x[..., self.selection]
-        if self.standardize is not None:
-            x = self.standardize(x)
-        if self.training and self.spec.dropout > 0:
-            ones = torch.ones(x.shape[0], 1, x.shape[2], device=x.device)
-            x = x * nn.functional.dropout(ones, self.spec.dropout)
-        if self.input_mask is not None:
-            x = x * self.input_mask(x.shape[0])[:, None, :]
+        factor = self._input_factor(len(x))
+        if self.spec.state != "compact":
+            # One pass over (B, T, D): with thousands of inputs a pass costs as much as a small cell.
+            x = torch.addcmul((-self.input_mean * factor)[:, None], x, factor[:, None])
+        elif self.training:
+            x = x * factor[:, None]
         return self.head(READOUTS[self.spec.readout](self.recurrent(x), lengths))
+
+    def _input_factor(self, batch: int) -> Tensor:
+        """What each input is multiplied by at all steps of a clip: scale, dropout and mask, (B, K) or (1, K)."""
+        if self.spec.state == "compact":
+            factor = self.head.weight.new_ones(1, self.spec.inputs)
+        else:
+            factor = self.input_scale[None]
+        if self.training and self.spec.dropout > 0:
+            factor = nn.functional.dropout(factor.expand(batch, -1), self.spec.dropout)
+        if self.input_mask is not None:
+            factor = factor * self.input_mask(batch)
+        return factor
+
+    def standardize_by(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise inputs by these statistics of the train part, (K,) each; a constant input becomes zero."""
+        self.input_mean.copy_(mean)
+        self.input_scale.copy_(torch.where(std > 1e-6, 1 / std.clamp_min(1e-6), torch.zeros_like(std)))
 
     def masks(self) -> dict[str, VIBMask]:
         """The VIB masks: `input`, and the cell's by their names; empty for plain and compact models."""
@@ -134,6 +134,6 @@ def masked_from(plain: SequenceClassifier) -> SequenceClassifier:
     masked.recurrent = plain.recurrent.masked()
     masked.head.load_state_dict(plain.head.state_dict())
     masked.selection.copy_(plain.selection)
-    if masked.standardize is not None and plain.standardize is not None:
-        masked.standardize.load_state_dict(plain.standardize.state_dict())
+    masked.input_mean.copy_(plain.input_mean)
+    masked.input_scale.copy_(plain.input_scale)
     return masked.to(plain.selection.device)

@@ -9,10 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-_BLOCK = 1 << 20
 
 
 def canonical_json(value: object) -> str:
@@ -35,12 +32,3 @@ def differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix:
         elif a != b:
             lines.append(f"{prefix}{key}: {a!r} against {b!r}")
     return lines
-
-
-def sha256_of_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -59,9 +59,7 @@ class Cache:
         self.recipe: dict[str, Any] = self.provenance.get("recipe", {})
         self.fingerprint = str(attributes.get("fingerprint", ""))
         if fingerprint(self.recipe) != self.fingerprint:
-            raise CacheError(
-                f"{self.path}: fingerprint does not match the recipe in provenance: file altered"
-            )
+            raise CacheError(f"{self.path}: fingerprint does not match the recipe in provenance: file altered")
         self.classes = self._text("classes")
         names = self._text("clips/name")
         count = len(names)
@@ -77,12 +75,9 @@ class Cache:
             ClipRow(*row)
             for row in zip(names, labels.tolist(), groups, frames.tolist(), fps.tolist(), hashes, strict=True)
         )
-        self.splits: Mapping[str, Split] = {
-            name: self._split(name) for name in self._children("splits")
-        }
+        self.splits: Mapping[str, Split] = {name: self._split(name) for name in self._children("splits")}
         self.failures = tuple(
-            Failure(*row)
-            for row in zip(self._text("failures/name"), self._text("failures/reason"), strict=True)
+            Failure(*row) for row in zip(self._text("failures/name"), self._text("failures/reason"), strict=True)
         )
         self.streams = self._children("streams")
         self._offsets = {name: self._checked_offsets(name) for name in self.streams}
@@ -160,9 +155,7 @@ class Cache:
     def _array(self, key: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
         item = self._dataset(key)
         if item.dtype.kind != kind or item.shape != shape:
-            raise CacheError(
-                f"{self.path}: {key} is {item.dtype} {item.shape}, expected {shape} of kind {kind!r}"
-            )
+            raise CacheError(f"{self.path}: {key} is {item.dtype} {item.shape}, expected {shape} of kind {kind!r}")
         return np.asarray(item[...])
 
     def _text(self, key: str, count: int | None = None) -> tuple[str, ...]:

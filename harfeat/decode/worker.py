@@ -9,7 +9,6 @@ processes that the pool may kill, at the cost of that one clip:
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import signal
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 import torch  # before decord, which can hang the process when it comes first
 
 from harfeat.decode import decode_clip
+from harfeat.hashing import sha256_of_file
 from harfeat.preprocess import TransformConfig, prepare
 from harfeat.sampling import sample
 
@@ -60,7 +60,7 @@ def run(path: str, rule: str, frames: int, transform_config: TransformConfig) ->
     """
     clip = decode_clip(Path(path), lambda count: sample(rule, count, frames))
     pixels = prepare(clip.frames, transform_config)
-    return Prepared(pixels, clip.indices, clip.source_frames, clip.fps, clip.decoder, _sha256(path))
+    return Prepared(pixels, clip.indices, clip.source_frames, clip.fps, clip.decoder, sha256_of_file(Path(path)))
 
 
 def initialise() -> None:
@@ -80,11 +80,3 @@ def worker_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,0 +1,61 @@
+"""Clips decoded ahead of the model, in processes that may be killed, delivered in the order of asking."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from harfeat.decode.records import DecodeError
+from harfeat.decode.worker import Prepared, initialise, run, worker_context
+from harfeat.preprocess import TransformConfig
+
+
+def prepared_clips(
+    paths: Sequence[Path], rule: str, frames: int, transform: TransformConfig, workers: int, timeout: float
+) -> Iterator[Prepared | DecodeError]:
+    """Decode and prepare clips in `workers` processes; 0 decodes in this one, without protection.
+
+    Yields one result a path, in order. A clip that takes longer than `timeout` seconds, or whose decoder
+    crashes, becomes a DecodeError, and the others go on. At most 2 * workers + 2 clips are in memory.
+    """
+    if workers == 0:
+        yield from (_prepare_here(path, rule, frames, transform) for path in paths)
+        return
+    pool = ProcessPool(workers, context=worker_context(), initializer=initialise)
+    waiting: deque[Any] = deque()
+    remaining = iter(paths)
+    try:
+        for path in remaining:
+            waiting.append(pool.schedule(run, args=(str(path), rule, frames, transform), timeout=timeout))
+            if len(waiting) > 2 * workers + 1:
+                yield _outcome(waiting.popleft(), timeout)
+        while waiting:
+            yield _outcome(waiting.popleft(), timeout)
+    finally:
+        # Also on Ctrl-C and when the caller stops early: no process is left behind.
+        pool.stop()
+        pool.join()
+
+
+def _prepare_here(path: Path, rule: str, frames: int, transform: TransformConfig) -> Prepared | DecodeError:
+    try:
+        return run(str(path), rule, frames, transform)
+    except DecodeError as error:
+        return error
+
+
+def _outcome(future: Any, timeout: float) -> Prepared | DecodeError:
+    try:
+        result: Prepared = future.result()
+    except DecodeError as error:
+        return error
+    except FutureTimeoutError:
+        return DecodeError(f"decoding took longer than {timeout:g} s and was stopped")
+    except ProcessExpired as error:
+        return DecodeError(f"the decoder crashed (exit code {error.exitcode})")
+    return result

@@ -1,0 +1,146 @@
+"""Where a backbone's weights come from: timm's download, a seeded random draw, or a file that is checked.
+
+A file may name its tensors as another library does. Where every tensor stands in the same order with the same
+shape and the same last part of its name (weight, bias, running_mean, ...), it is the same network, and its
+tensors are taken in order; this is said in the provenance.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from harfeat.errors import InputError
+from harfeat.hashing import sha256_of_file, sha256_of_tensors
+
+RANDOM_SEED = 0
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """What was loaded. `tensors_sha256` is the identity: it does not depend on the container of the weights."""
+
+    kind: str
+    tensors_sha256: str
+    file: str | None = None
+    file_sha256: str | None = None
+    matched_by: str | None = None
+
+
+def load_backbone(model: str, weights: str) -> tuple[nn.Module, WeightSource]:
+    """A timm model at its pooled features, (B, 3, H, W) to (B, D), in evaluation mode.
+
+    `weights` is `auto` (what timm downloads), `none` (a seeded random draw, for tests), or a file
+    (.safetensors, or a torch state dict). Raises InputError.
+    """
+    if not timm.is_model(model):
+        close = ", ".join(timm.list_models(f"*{model[:8]}*")[:5]) or "see timm.list_models()"
+        raise InputError(f"--model {model}: timm knows no such model; perhaps {close}")
+    if weights == "none":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            network = timm.create_model(model, pretrained=False, num_classes=0)
+        return network.eval(), WeightSource("none", identity(network))
+    if weights == "auto":
+        network = _download(model)
+        return network.eval(), WeightSource("auto", identity(network))
+    path = Path(weights)
+    network, matched_by = _from_file(model, path)
+    return network.eval(), WeightSource("file", identity(network), path.name, sha256_of_file(path), matched_by)
+
+
+def identity(network: nn.Module) -> str:
+    """Hash of every tensor that enters a feature (the counters of batch normalisation do not)."""
+    tensors = network.state_dict()
+    return sha256_of_tensors({name: value for name, value in tensors.items() if "num_batches" not in name})
+
+
+def _download(model: str) -> nn.Module:
+    try:
+        return timm.create_model(model, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"--weights auto: timm could not fetch the weights of {model}; check the network, or give a file with "
+            f"--weights FILE ({_first_line(error)})"
+        ) from error
+
+
+def _from_file(model: str, path: Path) -> tuple[nn.Module, str]:
+    tensors = _read(path)
+    head = _classifier_size(model, tensors)
+    network: Any = timm.create_model(model, pretrained=False, num_classes=head)
+    ours = network.state_dict()
+    if tensors.keys() == ours.keys():
+        ordered, matched_by = dict(tensors), "name"
+    elif _same_order(ours, tensors):
+        ordered, matched_by = dict(zip(ours, tensors.values(), strict=True)), "order"
+    else:
+        raise InputError(f"--weights {path}: does not fit {model}: {_first_difference(ours, tensors)}")
+    try:
+        network.load_state_dict(ordered)
+    except RuntimeError as error:
+        raise InputError(f"--weights {path}: does not fit {model}: {_first_difference(ours, ordered)}") from error
+    bad = next((name for name, value in ordered.items() if not torch.isfinite(value).all()), None)
+    if bad is not None:
+        raise InputError(f"--weights {path}: tensor {bad} holds NaN or infinity")
+    network.reset_classifier(0)
+    return network, matched_by
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"--weights {path}: no such file (or say auto, or none)")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # weights_only: the restricted unpickler, which builds tensors and nothing else.
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"--weights {path}: not a file of plain tensors (safetensors or torch state dict)"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise InputError(f"--weights {path}: holds something else than a state dict of tensors")
+    return {name.removeprefix("module."): value for name, value in found.items()}
+
+
+def _classifier_size(model: str, tensors: Mapping[str, Tensor]) -> int:
+    """Classes of the file's classifier; 0 where it ends at the pooled features."""
+    with torch.device("meta"):
+        ours = len(timm.create_model(model, pretrained=False, num_classes=0).state_dict())
+    last = list(tensors.values())[-1] if tensors else None
+    return int(last.shape[0]) if last is not None and last.ndim == 1 and len(tensors) > ours else 0
+
+
+def _same_order(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(
+        a.shape == b.shape and name.rsplit(".", 1)[-1] == other.rsplit(".", 1)[-1]
+        for (name, a), (other, b) in zip(ours.items(), theirs.items(), strict=True)
+    )
+
+
+def _first_difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str:
+    for name, value in ours.items():
+        if name not in theirs:
+            return f"{len(theirs)} tensors for {len(ours)}, and {name} is missing"
+        if theirs[name].shape != value.shape:
+            return f"{name} is {tuple(theirs[name].shape)}, expected {tuple(value.shape)}"
+    extra = next(name for name in theirs if name not in ours)
+    return f"{extra} is not part of the model"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
