@@ -51,7 +51,7 @@ class TrainSettings:
     weight_decay: float = _option(0.0, "weight decay of the weights, never of the masks", low=0)
     clip_norm: float = _option(1.0, "largest norm of the gradient", low=1e-6)
     validation: float = _option(0.2, "share of train held out, by group, to select on", low=0.01, high=0.5)
-    seed: int = _option(0, "seed of initialisation, order, noise and held-out groups", low=0)
+    seed: int = _option(0, "seed of initialisation, order, noise and held-out groups", low=0, high=2**32 - 1)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
