@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from harvib.errors import InputError
 from harvib.models import SequenceClassifier
 from harvib.weights import write_tensors
 
@@ -26,7 +29,7 @@ class Best:
 
 
 class Checkpoint:
-    """The `last/` folder of a run. Saves at most every `interval` seconds, and always a stage's last epoch."""
+    """The `last/` folder of a run; saves at most every `interval` seconds."""
 
     def __init__(self, folder: Path, interval: float = 20.0) -> None:
         self.path = folder / _FILE
@@ -37,8 +40,7 @@ class Checkpoint:
         """(stage, epochs done) of the saved state; None without one."""
         if not self.path.is_file():
             return None
-        with safe_open(self.path, "pt") as file:
-            state = json.loads(file.metadata()["state"])
+        state, _ = self._read()
         return state["stage"], state["epoch"]
 
     def remember(self, score: tuple[float, float], model: SequenceClassifier) -> Best:
@@ -52,10 +54,9 @@ class Checkpoint:
         model: SequenceClassifier,
         optimizer: torch.optim.Optimizer,
         best: Best | None,
-        force: bool = False,
     ) -> None:
         """Save the state after `epoch` epochs of a stage, if it is time to."""
-        if not force and time.monotonic() - self._saved < self._interval:
+        if time.monotonic() - self._saved < self._interval:
             return
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         for index, slots in optimizer.state_dict()["state"].items():
@@ -73,9 +74,7 @@ class Checkpoint:
         found = self.position()
         if found is None or found[0] != stage:
             return 0, None
-        with safe_open(self.path, "pt") as file:
-            state = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state, tensors = self._read()
         model.load_state_dict(_under("model.", tensors))
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("optimizer.", tensors).items():
@@ -86,9 +85,18 @@ class Checkpoint:
         best = None if score is None else Best((score[0], score[1]), _under("best.", tensors))
         return int(state["epoch"]), best
 
+    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        try:
+            with safe_open(self.path, "pt") as file:
+                state = json.loads((file.metadata() or {})["state"])
+                return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise InputError(f"{self.path}: damaged; delete it to begin its stage again ({error})") from error
+
     def clear(self) -> None:
-        """Forget the state: its stage is done and its result is saved."""
-        self.path.unlink(missing_ok=True)
+        """Forget the state: the run is finished."""
+        if self.path.parent.is_dir():
+            shutil.rmtree(self.path.parent)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -83,16 +84,18 @@ class ClipSet:
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each feature over all rows of these clips, (D,) each."""
-        total = torch.zeros(self.dim, dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        count = 0
-        for clip in self.clips:
-            rows = self.rows[self.offsets[clip] : self.offsets[clip + 1]].double()
-            total += rows.sum(0)
-            squares += rows.square().sum(0)
-            count += len(rows)
-        mean = total / count
-        return mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
+        count = int((self.offsets[self.clips + 1] - self.offsets[self.clips]).sum())
+        mean = torch.zeros(self.dim, dtype=torch.float64)
+        for rows in self._clip_rows():
+            mean += rows.sum(0) / count
+        # A second pass: E[v^2] - E[v]^2 would give a constant feature of 1000 a deviation of 1e-5.
+        variance = torch.zeros_like(mean)
+        for rows in self._clip_rows():
+            variance += (rows - mean).square().sum(0) / count
+        return mean.float(), variance.sqrt().float()
+
+    def _clip_rows(self) -> Iterator[Tensor]:
+        return (self.rows[self.offsets[clip] : self.offsets[clip + 1]].double() for clip in self.clips)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +121,18 @@ def load_clips(cache: Cache) -> ClipSet:
     if (lengths == 0).any():
         name = cache.clips[int(np.argmin(lengths))].name
         raise InputError(f"{cache.path}: clip {name} has no feature rows: extract it again")
-    rows = torch.from_numpy(cache.read_all())
-    if not torch.isfinite(rows).all():
+    rows = cache.read_all()
+    # Half floats and bytes stay as small as they are; what else HDF5 knows becomes what the models compute in.
+    if rows.dtype not in (np.float16, np.uint8):
+        with np.errstate(over="ignore"):
+            rows = rows.astype(np.float32, copy=False)
+    if not np.isfinite(rows).all():
         raise InputError(f"{cache.path}: features hold NaN or infinity: extract or import them again")
     return ClipSet(
-        rows, np.concatenate([[0], np.cumsum(lengths)]), torch.from_numpy(labels), np.arange(len(labels))
+        torch.from_numpy(rows),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        torch.from_numpy(labels),
+        np.arange(len(labels)),
     )
 
 
@@ -160,14 +170,18 @@ def _hash_of_roles(names: list[str], roles: np.ndarray) -> str:
 
 def hold_out(labels: np.ndarray, groups: list[str], fraction: float, seed: int) -> np.ndarray:
     """Which clips to hold out, (V,) bool: one stratified fold of about `fraction`, groups never divided."""
-    units = len(set(groups)) if any(groups) else int(np.bincount(labels).max())
-    if units < 2:
+    largest = int(np.bincount(labels).max())
+    if largest < 2:
+        raise InputError("no class has two clips in the train part, so none can be held out to select models on")
+    if len(set(groups)) < 2 and any(groups):
         raise InputError("the train part has a single group, so nothing can be held out to select models on")
-    folds = min(max(2, round(1 / fraction)), units)
-    splitter = (StratifiedGroupKFold if any(groups) else StratifiedKFold)(
-        n_splits=folds, shuffle=True, random_state=seed
-    )
-    _, held = next(iter(splitter.split(np.zeros(len(labels)), labels, groups)))
+    folds = min(max(2, round(1 / fraction)), largest, len(set(groups)) if any(groups) else largest)
+    kind, units = (StratifiedGroupKFold, groups) if any(groups) else (StratifiedKFold, None)
+    splitter = kind(n_splits=folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class with fewer clips than there are folds is told of, but one fold is all that is used.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        _, held = next(iter(splitter.split(np.zeros(len(labels)), labels, units)))
     mask = np.zeros(len(labels), bool)
     mask[held] = True
     return mask

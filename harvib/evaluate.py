@@ -37,10 +37,15 @@ def evaluate_run(
                 f"{card.fingerprint[:12]}: extract with the settings of the cache it was trained on"
             )
         clips = load_clips(cache)
+        if clips.dim != network.spec.features:
+            raise InputError(
+                f"{features}: {clips.dim} values a row, the model was made for {network.spec.features}"
+            )
         if split is not None:
             clips = clips.subset(np.flatnonzero(cache.split(split).roles == ROLES[subset]))
         if not len(clips):
-            raise InputError(f"{features}: no clips in split {split}, {subset}")
+            where = "" if split is None else f" in the {subset} part of split {split}"
+            raise InputError(f"{features}: no clips{where}")
     result = evaluate(network, clips, device)
     return {
         "accuracy": result.accuracy,

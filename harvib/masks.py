@@ -48,7 +48,9 @@ class VIBMask(nn.Module):
     def kl(self) -> Tensor:
         """Upper bound of the information through the mask in nats: sum_j log(1 + mu_j^2 / sigma_j^2).
 
-        VIBNet eq. 10 with the Jensen terms dropped; counted once a mask, not once a time step. Written as
-        log(mu^2 + sigma^2) - log sigma^2, which has a finite gradient at mu = 0.
+        VIBNet eq. 10 with the Jensen terms dropped; counted once a mask, not once a time step.
         """
-        return (torch.log(self.mu.square() + self.log_variance.exp()) - self.log_variance).sum()
+        # Softplus of -log alpha neither overflows nor cancels, whatever the variance; the tiny number makes value
+        # and gradient finite (zero) at mu = 0 and is nothing beside any other mu.
+        tiny = torch.finfo(self.mu.dtype).tiny
+        return nn.functional.softplus(torch.log(self.mu.square() + tiny) - self.log_variance).sum()

@@ -16,16 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.feature_selection import f_classif
 
 from harfeat.cache import Cache, open_cache
 from harvib.cells.lstm import CompactLSTM
 from harvib.compact import compact
 from harvib.data import Parts, load_parts
+from harvib.devices import best_device
 from harvib.errors import InputError
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
 from harvib.rundir import RunFolder, write_json
+from harvib.selection import select_inputs
 from harvib.settings import TrainSettings
 from harvib.train import Stage, fit, soft_targets
 from harvib.weights import ModelCard, load_model, save_model
@@ -76,6 +77,7 @@ def train(
         large, few = (count["total"] for count in counts)
         report["ratio"] = large / few
     save_model(folder.model, final, card)
+    report["confusion"] = evaluate(final, parts.test, device).confusion().tolist()
     seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "finetune")}
     report |= {"seed": settings.seed, "seconds": seconds, "versions": config["versions"]}
     report |= {
@@ -86,6 +88,7 @@ def train(
     }
     report |= {key: config[key] for key in ("fingerprint", "split_hash", "parts_hash")}
     write_json(folder.report_path, report)
+    folder.checkpoint.clear()
     return report
 
 
@@ -106,7 +109,7 @@ class _Stages:
             return self._load(path)
         model = self._new_plain()
         if init is None:
-            stage = Stage("plain", 1, settings.plain_epochs, settings.lr, select_best=True)
+            stage = Stage("plain", 1, settings.plain_epochs, settings.lr, select_best=True, remedy="--lr")
             self._fit(model, stage, None)
         else:
             model = self._initial(init, model.spec, config)
@@ -123,7 +126,7 @@ class _Stages:
             return self._load(path)
         torch.manual_seed(settings.seed)
         model = masked_from(plain)
-        stage = Stage("vib", 2, settings.vib_epochs, settings.vib_lr, select_best=False)
+        stage = Stage("vib", 2, settings.vib_epochs, settings.vib_lr, False, "--vib-lr, --mask-lr or the betas")
         self._fit(model, stage, plain)
         save_model(path, model, self.card)
         return model.eval()
@@ -135,7 +138,7 @@ class _Stages:
             return small
         if isinstance(small.recurrent, CompactLSTM) and not settings.keep_scales:
             small.recurrent.use_hard_scales()
-        stage = Stage("finetune", 3, settings.finetune_epochs, settings.finetune_lr, select_best=True)
+        stage = Stage("finetune", 3, settings.finetune_epochs, settings.finetune_lr, True, "--finetune-lr")
         self._fit(small, stage, plain)
         return small.eval()
 
@@ -177,7 +180,7 @@ class _Stages:
 
     def _new_plain(self) -> SequenceClassifier:
         settings, train = self.settings, self.parts.train
-        selected = select_inputs(self.parts, settings.select_inputs)
+        selected = select_inputs(train, settings.select_inputs)
         spec = ModelSpec(
             cell=settings.model,
             state="plain",
@@ -199,39 +202,24 @@ class _Stages:
     def _initial(self, init: Path, spec: ModelSpec, config: dict[str, Any]) -> SequenceClassifier:
         other = RunFolder(init)
         theirs = other.config()
-        for key in ("fingerprint", "parts_hash"):
+        for key in ("classes", "fingerprint", "parts_hash"):
             if theirs.get(key) != config[key]:
                 raise InputError(
                     f"--init {init}: its {key} differs from this run's; it must have been trained on the same "
                     "features, split, seed and held-out share, or test and validation clips would leak into it"
+                )
+        # They are part of the plain model that is taken over, and the spec does not tell them.
+        for key in ("standardize", "select_inputs"):
+            if theirs["settings"].get(key) != config["settings"][key]:
+                raise InputError(
+                    f"--init {init}: its {key} is {theirs['settings'].get(key)}, this run asks for "
+                    f"{config['settings'][key]}"
                 )
         model, _ = load_model(other.plain)
         model.spec = dataclasses.replace(model.spec, dropout=spec.dropout)
         if model.spec != spec:
             raise InputError(f"--init {init}: its plain model is {model.spec}, this run asks for {spec}")
         return model.to(self.device)
-
-
-def select_inputs(parts: Parts, count: int) -> torch.Tensor:
-    """Indices of the `count` features with the highest ANOVA F of the clips' time averages, ascending; 0: all."""
-    train = parts.train
-    if count == 0:
-        return torch.arange(train.dim)
-    if count > train.dim:
-        raise InputError(f"--select-inputs {count}: there are only {train.dim} features")
-    means, labels = [], []
-    for batch in train.batches(128, torch.device("cpu")):
-        means.append(batch.features.sum(1) / batch.lengths[:, None])
-        labels.append(batch.labels)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores, _ = f_classif(torch.cat(means).numpy(), torch.cat(labels).numpy())
-    order = np.argsort(-np.nan_to_num(scores, nan=-1.0), kind="stable")
-    return torch.from_numpy(np.sort(order[:count]))
-
-
-def best_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _config(cache: Cache, split: str, settings: TrainSettings, parts: Parts, init: Path | None) -> dict[str, Any]:
@@ -247,16 +235,3 @@ def _config(cache: Cache, split: str, settings: TrainSettings, parts: Parts, ini
         "parts_hash": parts.parts_hash,
         "versions": {"harvib": version("harfeat"), "torch": torch.__version__, "numpy": np.__version__},
     }
-
-
-def device_of(name: str) -> torch.device:
-    """A device by name; `auto` is the GPU where there is one."""
-    if name == "auto":
-        return best_device()
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: cannot be used here: {reason}") from error
-    return device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,14 @@ class ModelSpec:
     classes: int
     readout: str = "mean"
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        known = self.cell in CELLS and self.state in get_args(State) and self.readout in READOUTS
+        sizes = (self.features, self.inputs, self.hidden, self.classes)
+        if not known or not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"no such model: {self}")
+        if self.inputs > self.features or not 0 <= self.dropout < 1:
+            raise ValueError(f"no such model: {self}")
 
     def to_json(self) -> str:
         """As text, for the metadata of a weight file."""
@@ -88,9 +96,13 @@ class SequenceClassifier(nn.Module):
         return factor
 
     def standardize_by(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise inputs by these statistics of the train part, (K,) each; a constant input becomes zero."""
+        """Standardise inputs by these statistics of the train part, (K,) each; a constant input becomes zero.
+
+        Constant is what varies by no more than float32 resolves at its mean; small features are no less worth.
+        """
+        smallest = (1e-6 * mean.abs()).clamp_min(1e-30)
         self.input_mean.copy_(mean)
-        self.input_scale.copy_(torch.where(std > 1e-6, 1 / std.clamp_min(1e-6), torch.zeros_like(std)))
+        self.input_scale.copy_(torch.where(std > smallest, 1 / std.clamp_min(1e-30), torch.zeros_like(std)))
 
     def masks(self) -> dict[str, VIBMask]:
         """The VIB masks: `input`, and the cell's by their names; empty for plain and compact models."""

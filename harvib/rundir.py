@@ -73,8 +73,11 @@ class RunFolder:
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path} is in use by something else: choose another --run-dir")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(path, config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(path, config)
+        except OSError as error:
+            raise InputError(f"--run-dir {self.path}: cannot be written: {error.strerror}") from error
 
     def config(self) -> dict[str, Any]:
         """The config of the run."""

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from harvib.checkpoint import Checkpoint
 from harvib.data import Batch, Parts
+from harvib.errors import InputError
 from harvib.metrics import evaluate
 from harvib.models import SequenceClassifier
 from harvib.objectives import LossWeights, loss_terms
@@ -24,8 +25,9 @@ from harvib.settings import TrainSettings
 class Stage:
     """One stage of training.
 
-    `number` tells the stages' random streams apart. `select` keeps the epoch with the best validation
+    `number` tells the stages' random streams apart. `select_best` keeps the epoch with the best validation
     accuracy (of equals the lowest loss), or the last: under a growing penalty the best is the least pruned.
+    `remedy` names the options to lower where the stage diverges.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Stage:
     epochs: int
     lr: float
     select_best: bool
+    remedy: str
 
 
 Row = dict[str, str | int | float]
@@ -50,7 +53,8 @@ def fit(
 ) -> None:
     """Train a model in place, from its checkpoint where there is one.
 
-    `teacher` holds soft targets, (train clips, C) logits. `record` gets one row an epoch.
+    `teacher` holds soft targets, (train clips, C) logits. `record` gets one row an epoch. Raises InputError
+    where loss, gradients or logits overflow.
     """
     optimizer = _optimizer(model, stage, settings)
     first, best = checkpoint.restore(stage.name, model, optimizer)
@@ -65,8 +69,12 @@ def fit(
         for step, batch in enumerate(batches, epoch * steps_per_epoch):
             _set_rates(optimizer, step / (steps_per_epoch * stage.epochs))
             weights = _loss_weights(settings, step / (steps_per_epoch * stage.epochs))
-            sums.add(_step(model, optimizer, batch, teacher, weights, settings.clip_norm), len(batch.labels))
+            sums.add(
+                _step(model, optimizer, batch, teacher, weights, settings.clip_norm, stage), len(batch.labels)
+            )
         validation = evaluate(model, parts.validation, device)
+        if not math.isfinite(validation.loss):
+            raise _diverged(stage, "the validation loss")
         score = (validation.accuracy, -validation.loss)
         if stage.select_best and (best is None or score > best.score):
             best = checkpoint.remember(score, model)
@@ -97,6 +105,7 @@ def _step(
     teacher: Tensor | None,
     weights: LossWeights,
     clip_norm: float,
+    stage: Stage,
 ) -> dict[str, float]:
     model.train()
     logits = model(batch.features, batch.lengths)
@@ -104,11 +113,16 @@ def _step(
     loss, terms = loss_terms(model, logits, batch.labels, targets, weights)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip_norm, error_if_nonfinite=True)
+    if not torch.isfinite(nn.utils.clip_grad_norm_(model.parameters(), clip_norm)):
+        raise _diverged(stage, "the gradient")
     optimizer.step()
     accuracy = (logits.argmax(1) == batch.labels).float().mean()
     values = {"loss": loss, **terms, "train_accuracy": accuracy}
     return {name: float(value.detach()) for name, value in values.items()}
+
+
+def _diverged(stage: Stage, what: str) -> InputError:
+    return InputError(f"training diverged in the {stage.name} stage: {what} is not finite; lower {stage.remedy}")
 
 
 class _Sums:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -50,15 +51,44 @@ def load_model(path: Path) -> tuple[SequenceClassifier, ModelCard]:
         raise InputError(f"{path}: not a readable safetensors file: {error}") from error
     if metadata.get("format") != "harvib":
         raise InputError(f"{path}: not a harvib model (no format in its metadata)")
-    if int(metadata["version"]) > VERSION:
-        raise InputError(f"{path}: model version {metadata['version']}; this program reads up to {VERSION}")
+    version = metadata.get("version", "")
+    if not version.isascii() or not version.isdigit():
+        raise InputError(f"{path}: model version {version!r} is not a number: file damaged")
+    if int(version) > VERSION:
+        raise InputError(f"{path}: model version {version}; this program reads up to {VERSION}: update it")
     try:
-        model = SequenceClassifier(ModelSpec.from_json(metadata["spec"]))
-        model.load_state_dict(tensors)
         card = ModelCard(tuple(json.loads(metadata["classes"])), metadata["fingerprint"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: spec and weights do not fit: {error}") from error
+        spec = ModelSpec.from_json(metadata["spec"])
+    except KeyError as error:
+        raise InputError(f"{path}: {error} is missing from its metadata: file damaged") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: metadata cannot be understood: {error}") from error
+    if len(card.classes) != spec.classes or not all(isinstance(name, str) for name in card.classes):
+        raise InputError(f"{path}: {len(card.classes)} class names for {spec.classes} classes: file damaged")
+    _check(path, spec, tensors)
+    model = SequenceClassifier(spec)
+    model.load_state_dict(tensors)
     return model.eval(), card
+
+
+def _check(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
+    """Compare tensors with what the spec asks for, before memory is taken for it."""
+    with torch.device("meta"):
+        expected = SequenceClassifier(spec).state_dict()
+    if differing := sorted(expected.keys() ^ tensors.keys()):
+        raise InputError(f"{path}: spec and weights do not fit: {differing[0]} is only in one of them")
+    for name, wanted in expected.items():
+        found = tensors[name]
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            raise InputError(
+                f"{path}: spec and weights do not fit: {name} is {found.dtype} {tuple(found.shape)}, "
+                f"expected {wanted.dtype} {tuple(wanted.shape)}"
+            )
+        if not torch.isfinite(found).all():
+            raise InputError(f"{path}: {name} holds NaN or infinity")
+    selection = tensors["selection"]
+    if not ((selection >= 0) & (selection < spec.features)).all():
+        raise InputError(f"{path}: selection points outside of the {spec.features} features")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

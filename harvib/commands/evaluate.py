@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harvib import methods
+from harvib.devices import device_of
 from harvib.evaluate import evaluate_run
 
 
@@ -22,7 +22,7 @@ from harvib.evaluate import evaluate_run
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the confusion matrix.")
 def evaluate(model: Path, features: Path, split: str | None, subset: str, device: str, as_json: bool) -> None:
     """Accuracy of a trained model on a cache with the same classes and feature fingerprint."""
-    result = evaluate_run(model, features, split, subset, methods.device_of(device))
+    result = evaluate_run(model, features, split, subset, device_of(device))
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return

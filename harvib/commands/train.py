@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from harvib import methods
+from harvib.devices import device_of
 from harvib.options import options_of
 from harvib.report.table import report_table
 from harvib.settings import TrainSettings
@@ -41,7 +42,7 @@ def train(
         kind = settings.model if settings.method == "vib" else f"{settings.method}-{settings.model}"
         run_dir = Path("runs") / f"{features.stem}-{split}-{kind}-s{settings.seed}"
     report = methods.train(
-        features, split, settings, run_dir, init, methods.device_of(device), allow_missing=allow_missing
+        features, split, settings, run_dir, init, device_of(device), allow_missing=allow_missing
     )
     click.echo(report_table(report))
     click.echo(f"run folder: {run_dir}")

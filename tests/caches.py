@@ -1,0 +1,74 @@
+"""Small made-up caches for tests of harvib: the first features tell the class, the others are noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harfeat.cache import CacheHead, ClipFeatures, ClipRow, Failure, write_cache
+from harfeat.splits import fixed_split
+
+CLASSES = ("hop", "run", "sit")
+TEST_SPLIT = "held"
+
+Change = Callable[[list[ClipRow], list[np.ndarray]], tuple[list[ClipRow], list[np.ndarray]]]
+
+
+def made_up_cache(
+    path: Path,
+    *,
+    classes: Sequence[str] = CLASSES,
+    groups: int = 5,
+    clips_a_group: int = 2,
+    dim: int = 6,
+    lengths: Sequence[int] = (3, 4, 5),
+    seed: int = 0,
+    dtype: Any = np.float32,
+    recipe: str = "made up",
+    failures: Sequence[Failure] = (),
+    change: Change | None = None,
+) -> Path:
+    """Write a cache with `groups` groups a class; split `held` tests the last two groups of each class.
+
+    Clip lengths go round in `lengths`. `change` gets rows and features and returns those to be stored.
+    """
+    rng = np.random.default_rng(seed)
+    rows: list[ClipRow] = []
+    features: list[np.ndarray] = []
+    for label in range(len(classes)):
+        for group in range(groups):
+            for clip in range(clips_a_group):
+                values = rng.normal(size=(lengths[len(rows) % len(lengths)], dim))
+                values[:, label % dim] += 2.0
+                rows.append(ClipRow(f"v_{label}_{group}_{clip}", label, f"c{label}/g{group}"))
+                features.append(values)
+    roles = [2 if index // clips_a_group % groups >= groups - 2 else 1 for index in range(len(rows))]
+    if change is not None:
+        rows, features = change(rows, features)
+    split = fixed_split(TEST_SPLIT, roles[: len(rows)], [row.group for row in rows], "last two groups test")
+    head = CacheHead({"kind": recipe}, classes, rows, [split], failures)
+    clips = (ClipFeatures(values.astype(dtype), np.arange(len(values))) for values in features)
+    write_cache(
+        path, head, [len(values) for values in features], clips, features[0].shape[1] if features else dim, dtype
+    )
+    return path
+
+
+def permuted_test_labels(
+    rows: list[ClipRow], features: list[np.ndarray]
+) -> tuple[list[ClipRow], list[np.ndarray]]:
+    """Give the test clips (groups g3, g4) the label of another class."""
+    changed = [
+        replace(row, label=(row.label + 1) % len(CLASSES)) if row.group[-2:] in ("g3", "g4") else row
+        for row in rows
+    ]
+    return changed, features
+
+
+def without_groups(rows: list[ClipRow], features: list[np.ndarray]) -> tuple[list[ClipRow], list[np.ndarray]]:
+    """Forget the groups."""
+    return [replace(row, group="") for row in rows], features

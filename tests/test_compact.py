@@ -1,0 +1,245 @@
+"""harvib.compact: the small model computes what the masked one computes, in every case that can arise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from harvib.cells.lstm import CompactLSTM, MaskedLSTM
+from harvib.compact import compact
+from harvib.errors import InputError
+from harvib.masks import VIBMask
+from harvib.models import ModelSpec, SequenceClassifier, masked_from
+
+KEPT, DROPPED = -40.0, 12.0
+
+
+def set_mask(mask: VIBMask, keep: Sequence[bool], mu: Tensor | None = None) -> None:
+    """Give a mask means of both signs and 0.2 to 3 in size, and let it keep these units."""
+    size = len(keep)
+    if mu is None:
+        mu = (0.2 + 2.8 * torch.rand(size)) * (torch.randint(0, 2, (size,)) * 2 - 1)
+    with torch.no_grad():
+        mask.mu.copy_(mu)
+        mask.log_variance.copy_(torch.where(torch.tensor(keep), KEPT, DROPPED))
+
+
+def masked_model(
+    cell: str = "lstm",
+    features: int = 6,
+    inputs: int = 6,
+    hidden: int = 5,
+    readout: str = "mean",
+    standardize: bool = True,
+    seed: int = 0,
+) -> SequenceClassifier:
+    """A masked model with random weights, selection and standardisation; its masks keep everything."""
+    torch.manual_seed(seed)
+    model = masked_from(SequenceClassifier(ModelSpec(cell, "plain", features, inputs, hidden, 4, readout, 0.2)))
+    model.selection.copy_(torch.randperm(features)[:inputs].sort().values)
+    if standardize:
+        std = torch.rand(inputs) + 0.3
+        std[torch.rand(inputs) < 0.15] = 0  # a constant feature
+        model.standardize_by(2 * torch.randn(inputs), std)
+    for mask in model.masks().values():
+        set_mask(mask, [True] * mask.mu.numel())
+    return model.eval()
+
+
+def clips_of(features: int, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    x = torch.randn(len(lengths), max(lengths), features)
+    for row, length in enumerate(lengths):
+        x[row, length:] = 0
+    return x, torch.tensor(lengths)
+
+
+def difference(masked: SequenceClassifier, small: SequenceClassifier, lengths: Sequence[int]) -> float:
+    """Largest difference of the logits, relative to the largest logit where that is above one."""
+    x, steps = clips_of(masked.spec.features, lengths)
+    with torch.no_grad():
+        ours, theirs = masked(x, steps), small(x, steps)
+    return float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[SequenceClassifier, list[int], dict[str, list[bool]]]:
+    cell = draw(st.sampled_from(["lstm", "lstm", "mean"]))
+    features = draw(st.integers(1, 7))
+    inputs = draw(st.integers(1, features))
+    hidden = draw(st.integers(1, 6))
+    model = masked_model(
+        cell, features, inputs, hidden, draw(st.sampled_from(["mean", "last"])), draw(st.booleans()),
+        draw(st.integers(0, 2**31)),
+    )  # fmt: skip
+    keeps = {
+        name: draw(st.lists(st.booleans(), min_size=mask.mu.numel(), max_size=mask.mu.numel()))
+        for name, mask in model.masks().items()
+    }
+    for name, keep in keeps.items():
+        set_mask(model.masks()[name], keep)
+    if draw(st.booleans()):
+        with torch.no_grad():
+            for weight in model.recurrent.parameters(recurse=False):
+                weight[torch.rand_like(weight) < 0.4] = 0
+    return model, draw(st.lists(st.integers(1, 7), min_size=1, max_size=4)), keeps
+
+
+@given(cases())
+@settings(max_examples=150, deadline=None)
+def test_compact_logits_equal_masked_logits(
+    case: tuple[SequenceClassifier, list[int], dict[str, list[bool]]],
+) -> None:
+    model, lengths, keeps = case
+    inputs = [index for index, kept in enumerate(keeps["input"]) if kept]
+    units = inputs
+    if model.spec.cell == "lstm":
+        units = [index for index in range(model.spec.hidden) if all(keeps[gate][index] for gate in "igo")]
+    if not inputs or not units:
+        with pytest.raises(InputError, match="lower --beta-input" if not inputs else "lower --beta$"):
+            compact(model)
+        return
+    small = compact(model)
+    assert difference(model, small, lengths) <= 1e-5
+    assert (small.spec.inputs, small.recurrent.input_size) == (len(inputs), len(inputs))
+    assert small.recurrent.hidden_size == len(units)
+    assert small.selection.tolist() == model.selection[inputs].tolist()
+    expected = 4 * len(units) * (len(inputs) + len(units)) + 8 * len(units) if model.spec.cell == "lstm" else 0
+    factors = small.parameter_counts()["recurrent"] - expected
+    assert factors in ((0, 2 * len(units)) if model.spec.cell == "lstm" else (0,))
+    assert small.parameter_counts()["head"] == 4 * len(units) + 4
+
+
+def test_a_kept_unit_with_a_dropped_forget_gate_stays_exact() -> None:
+    model = masked_model()
+    set_mask(model.masks()["f"], [True, False, True, False, False])
+    small = compact(model)
+    assert small.recurrent.hidden_size == 5
+    assert difference(model, small, [7, 3, 1]) <= 1e-5
+
+
+def test_all_forget_gates_dropped_leaves_units_without_memory() -> None:
+    model = masked_model()
+    set_mask(model.masks()["f"], [False] * 5)
+    assert difference(model, compact(model), [7, 3, 1]) <= 1e-5
+
+
+def test_kept_units_and_inputs_whose_weights_are_all_zero_are_kept() -> None:
+    model = masked_model(standardize=False)
+    assert isinstance(model.recurrent, MaskedLSTM)
+    with torch.no_grad():
+        model.recurrent.weight_ih[:, 2] = 0
+        for gate in range(4):
+            for weight in model.recurrent.parameters(recurse=False):
+                weight[5 * gate + 1] = 0
+        model.head.weight[:, 1] = 0
+    small = compact(model)
+    assert (small.spec.inputs, small.spec.hidden) == (6, 5)
+    assert difference(model, small, [4, 2]) <= 1e-5
+
+
+def test_one_input_and_one_unit_left_stay_exact() -> None:
+    model = masked_model()
+    set_mask(model.masks()["input"], [False, False, True, False, False, False])
+    set_mask(model.masks()["o"], [False, False, False, True, False])
+    small = compact(model)
+    assert (small.spec.inputs, small.spec.hidden) == (1, 1)
+    assert difference(model, small, [5, 2, 1]) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("input", "beta-input"), ("i", "beta"), ("g", "beta"), ("o", "beta")]
+)
+def test_nothing_left_names_the_option_to_lower(name: str, option: str) -> None:
+    model = masked_model()
+    set_mask(model.masks()[name], [False] * model.masks()[name].mu.numel())
+    with pytest.raises(InputError, match=rf"lower --{option}$"):
+        compact(model)
+
+
+def test_units_dropped_by_different_gates_can_leave_nothing() -> None:
+    model = masked_model(hidden=3)
+    for index, gate in enumerate("igo"):
+        set_mask(model.masks()[gate], [unit != index for unit in range(3)])
+    with pytest.raises(InputError, match="no hidden unit is left"):
+        compact(model)
+
+
+def test_an_all_dropped_forget_mask_removes_nothing() -> None:
+    model = masked_model()
+    set_mask(model.masks()["f"], [False] * 5)
+    assert model.kept_units().tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("state", ["plain", "masked", "compact"])
+@pytest.mark.parametrize("readout", ["mean", "last"])
+def test_padding_does_not_change_logits(state: str, readout: str) -> None:
+    masked = masked_model(readout=readout)
+    set_mask(masked.masks()["g"], [True, False, True, True, True])
+    plain = SequenceClassifier(ModelSpec("lstm", "plain", 6, 6, 5, 4, readout))
+    model = {"plain": plain, "masked": masked, "compact": compact(masked)}[state].eval()
+    x, lengths = clips_of(6, [3, 7, 1, 5])
+    together = model(x, lengths)
+    for clip, length in enumerate(lengths.tolist()):
+        alone = model(x[clip : clip + 1, :length], lengths[clip : clip + 1])
+        assert torch.allclose(alone[0], together[clip], atol=1e-6)
+    longer = torch.cat([x, torch.zeros(4, 9, 6)], dim=1)
+    assert torch.allclose(model(longer, lengths), together, atol=1e-6)
+
+
+def test_readouts_equal_a_loop_over_clips() -> None:
+    model = masked_model()
+    x, lengths = clips_of(6, [3, 7, 1])
+    factor = model.masks()["input"].hard() * model.input_scale
+    states = model.recurrent((x[..., model.selection] - model.input_mean) * factor)
+    rows = torch.stack([states[clip, :length].mean(0) for clip, length in enumerate(lengths.tolist())])
+    assert torch.allclose(model(x, lengths), model.head(rows), atol=1e-5)
+
+
+def test_after_hard_scales_the_compact_model_is_its_torch_lstm_and_head() -> None:
+    model = masked_model(readout="last")
+    set_mask(model.masks()["f"], [True, False, True, True, False])
+    small = compact(model)
+    assert isinstance(small.recurrent, CompactLSTM)
+    small.recurrent.use_hard_scales()
+    assert small.parameter_counts()["recurrent"] == 4 * 5 * (6 + 5) + 8 * 5
+    twin = torch.nn.LSTM(6, 5, batch_first=True)
+    twin.load_state_dict(small.recurrent.lstm.state_dict())
+    x, lengths = clips_of(6, [4, 4])
+    assert torch.equal(small.recurrent(x), twin(x)[0])
+    assert torch.allclose(small.eval()(x, lengths), small.head(twin(x)[0][:, -1]), atol=1e-6)
+
+
+def test_compaction_leaves_the_masked_model_as_it_was() -> None:
+    model = masked_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    small = compact(model)
+    with torch.no_grad():
+        for weight in small.parameters():
+            weight.add_(1)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_only_a_masked_model_can_be_compacted() -> None:
+    with pytest.raises(TypeError):
+        compact(SequenceClassifier(ModelSpec("lstm", "plain", 3, 3, 2, 2)))
+
+
+@given(st.floats(1e-12, 1e12), st.floats(-1e6, 1e6))
+@example(1.0, 1000.0)
+@example(1e-7, 0.0)
+@settings(max_examples=40, deadline=None)
+def test_standardisation_makes_varying_features_comparable_and_constant_ones_zero(
+    spread: float, offset: float
+) -> None:
+    model = SequenceClassifier(ModelSpec("mean", "plain", 2, 2, 1, 2))
+    mean, std = torch.tensor([offset, offset], dtype=torch.float32), torch.tensor([spread, 0.0])
+    model.standardize_by(mean, std)
+    if spread > 2e-6 * abs(offset):
+        assert float(model.input_scale[0]) == pytest.approx(1 / spread, rel=1e-5)
+    assert float(model.input_scale[1]) == 0
