@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from harfeat.cache import CacheError
+from harvib.commands.bench import bench
 from harvib.commands.evaluate import evaluate
+from harvib.commands.report import report
 from harvib.commands.train import train
 from harvib.errors import InputError
 
@@ -35,3 +37,5 @@ def main() -> None:
 
 main.add_command(train)
 main.add_command(evaluate)
+main.add_command(bench)
+main.add_command(report)

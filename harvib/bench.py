@@ -1,0 +1,168 @@
+"""Latency of a run's plain and compact model, measured against each other in one run.
+
+What is measured: one call of the classifier in evaluation mode, from float32 features in memory to logits, in
+torch on the CPU. That covers picking and standardising the inputs, the recurrent cell, the readout and the
+head. It does NOT cover what comes before a classifier can be called at all: decoding the video and running the
+CNN backbone on every frame.
+
+How: the models take turns on the same random clips (plain, compact, plain, ...), so that a change of the
+machine's clock or load falls on all of them; some rounds before the first that counts warm them up. Random
+features do: the work of a dense recurrent model is the same for all values.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harvib.errors import InputError
+from harvib.report.table import align
+from harvib.rundir import RunFolder, read_json, write_json
+from harvib.weights import load_model
+
+WARM_UP_ROUNDS = 5
+SCOPE = (
+    "This is the classifier alone, on features already in memory: decoding the video and the CNN backbone, "
+    "which every clip needs first, are not in it."
+)
+
+Runner = Callable[[Tensor, Tensor], object]
+"""Features (B, T, D) and lengths (B,) to anything: one call of what is measured."""
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What `harvib bench` measures on; validated when made."""
+
+    steps: int = field(default=25, metadata={"help": "time steps T of a clip"})
+    batch: int = field(default=1, metadata={"help": "clips in a call; times are given per clip"})
+    repeats: int = field(default=50, metadata={"help": "calls of each model that count"})
+    threads: int = field(default=1, metadata={"help": "threads of torch"})
+    seed: int = field(default=0, metadata={"help": "seed of the random clips"})
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            low, value = 0 if item.name == "seed" else 1, getattr(self, item.name)
+            if value < low:
+                raise InputError(f"--{item.name} {value}: must be at least {low}")
+
+
+def bench_run(run: Path, settings: BenchSettings) -> dict[str, Any]:
+    """Measure the models of a finished run; the result also stands in the run folder as bench.json.
+
+    For each of `plain` and `compact` (a run of the method "plain" has only the former): `median_ms` and
+    `p95_ms` per clip, and parameters. `ratio` is the plain median over the compact one. Raises InputError.
+    """
+    folder = RunFolder(run)
+    states = {"plain": folder.plain}
+    if folder.report()["method"] == "vib":
+        states["compact"] = folder.model
+    models = {state: load_model(path)[0] for state, path in states.items()}
+    with threads(settings.threads):
+        seconds = interleaved(models, random_clips(models["plain"].spec.features, settings), settings.repeats)
+    result: dict[str, Any] = {
+        state: {**per_clip(taken, settings.batch), "parameters": models[state].parameter_counts()["total"]}
+        for state, taken in seconds.items()
+    }
+    if "compact" in result:
+        result["ratio"] = result["plain"]["median_ms"] / result["compact"]["median_ms"]
+    result |= {"settings": asdict(settings), "features": models["plain"].spec.features, "scope": SCOPE}
+    result |= {"torch": torch.__version__, "machine": _machine()}
+    write_json(_file(run), result)
+    return result
+
+
+def measured(run: Path) -> dict[str, Any] | None:
+    """The last result of `bench_run` for this run folder; None where there is none."""
+    return read_json(_file(run)) if _file(run).is_file() else None
+
+
+def medians(result: Mapping[str, Any]) -> dict[str, float]:
+    """Median latency in ms per clip of each measured state."""
+    return {state: result[state]["median_ms"] for state in ("plain", "compact") if state in result}
+
+
+def bench_table(result: Mapping[str, Any]) -> str:
+    """The result as text: a line a model, the ratio, and what was measured."""
+    rows = [["", "parameters", "median ms/clip", "p95 ms/clip"]]
+    for state in medians(result):
+        figures = result[state]
+        rows.append(
+            [state, f"{figures['parameters']:,}", f"{figures['median_ms']:.3f}", f"{figures['p95_ms']:.3f}"]
+        )
+    lines = [align(rows)]
+    if "ratio" in result:
+        lines.append(f"plain takes {result['ratio']:.1f}x the time of compact (ratio of the medians)")
+    return "\n".join([*lines, conditions(result), result["scope"]])
+
+
+def conditions(result: Mapping[str, Any]) -> str:
+    """One sentence: on what the figures of a result were measured."""
+    used = result["settings"]
+    return (
+        f"{used['repeats']} calls each, in turns, of {used['batch']} x {used['steps']} steps x "
+        f"{result['features']:,} features; torch {result['torch']}, threads: {used['threads']}, "
+        f"{result['machine']}."
+    )
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads within the block, and as many as before after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def random_clips(features: int, settings: BenchSettings) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of standard normal features (B, T, D) with their lengths (B,), a function of the seed."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    lengths = torch.full((settings.batch,), settings.steps)
+    while True:
+        yield torch.randn(settings.batch, settings.steps, features, generator=generator), lengths
+
+
+@torch.inference_mode()
+def interleaved(
+    runners: Mapping[str, Runner],
+    clips: Iterator[tuple[Tensor, Tensor]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of `repeats` calls of every runner, which take turns on the same batches, after a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for turn in range(WARM_UP_ROUNDS + repeats):
+        features, lengths = next(clips)
+        for name, runner in runners.items():
+            started = clock()
+            runner(features, lengths)
+            taken = clock() - started
+            if turn >= WARM_UP_ROUNDS:
+                seconds[name].append(taken)
+    return seconds
+
+
+def per_clip(seconds: list[float], batch: int) -> dict[str, float]:
+    """Median and 95th percentile in ms per clip, of calls with `batch` clips each."""
+    milliseconds = np.asarray(seconds) * 1000 / batch
+    return {"median_ms": float(np.median(milliseconds)), "p95_ms": float(np.percentile(milliseconds, 95))}
+
+
+def _file(run: Path) -> Path:
+    return run / "bench.json"
+
+
+def _machine() -> str:
+    return f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"

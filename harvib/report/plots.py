@@ -1,0 +1,182 @@
+"""Plots of a run as inline SVG, for a page that sets their colours.
+
+Every function returns one <svg> element. Colours are CSS variables (--ink, --soft, --c1 ... --c4), so that a
+plot follows the page from light to dark; text stays text. Nothing random or dated goes in: equal figures give
+equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+# Colours that stand for CSS variables; no plot uses them as such.
+_VARIABLES = {
+    f"#{number:06x}": name for number, name in enumerate(("--ink", "--soft", "--c1", "--c2", "--c3", "--c4"), 1)
+}
+_INK, _SOFT, *_SERIES = _VARIABLES
+_DASHES = ("-", "--", ":", "-.")
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "harvib",
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _SOFT,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "lines.linewidth": 1.5,
+}
+_WIDE, _SMALL = (4.4, 2.7), (3.4, 2.0)
+_FAR = 1e4
+"""Where +inf of log alpha goes before it is clipped to the histogram's range."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Series over the epochs of a run, stage after stage.
+
+    `stages` are the stages' names with their numbers of epochs; each of `series` has as many values as there
+    are epochs in all, NaN where an epoch has none.
+    """
+
+    stages: Sequence[tuple[str, int]]
+    series: Mapping[str, np.ndarray]
+
+
+def curves_plot(name: str, curves: Curves, ylabel: str, percent: bool = False) -> str:
+    """Lines over the epochs of all stages, the stages apart; an epoch with no value leaves a gap.
+
+    `percent` is for shares from 0 to 1. Other values that span a decade or more go on a logarithmic axis.
+    """
+    with rc_context(_SETTINGS):
+        figure, axes = _figure(_WIDE)
+        epochs = np.arange(1, sum(count for _, count in curves.stages) + 1)
+        starts = np.cumsum([0, *(count for _, count in curves.stages)]).tolist()
+        for (label, values), colour, dash in zip(curves.series.items(), _SERIES, _DASHES, strict=False):
+            # One line a stage: what happens between two stages (compaction) is no epoch.
+            for number, (start, stop) in enumerate(pairwise(starts)):
+                axes.plot(
+                    epochs[start:stop],
+                    values[start:stop],
+                    color=colour,
+                    linestyle=dash,
+                    marker="." if stop - start == 1 else None,
+                    label=label if number == 0 else None,
+                )
+        for start in starts[1:-1]:
+            axes.axvline(start + 0.5, color=_SOFT, linewidth=0.6)
+        if len(curves.stages) > 1:
+            for (stage, count), start in zip(curves.stages, starts, strict=False):
+                middle = start + 0.5 + count / 2
+                axes.text(middle, 1.02, stage, transform=axes.get_xaxis_transform(), ha="center", fontsize=8)
+        axes.set(xlabel="epoch", ylabel=ylabel, xlim=(0.5, len(epochs) + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if percent:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.set_ylim(-0.02, 1.02)
+        elif _spans_a_decade(curves):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8)
+        return _svg(figure, name)
+
+
+def log_alpha_plot(name: str, log_alpha: np.ndarray, limit: float = 15.0) -> str:
+    """Histogram of a mask's log alpha, kept units apart from dropped ones, with the threshold at 0.
+
+    Values beyond +-limit (a mean of zero has +inf) are counted in the outermost bars.
+    """
+    with rc_context(_SETTINGS):
+        figure, axes = _figure(_SMALL)
+        values = np.clip(np.nan_to_num(log_alpha, nan=_FAR, posinf=_FAR, neginf=-_FAR), -limit, limit)
+        # An edge at exactly 0: no bar may hold kept and dropped units.
+        bins = np.arange(-limit, limit + 0.5, 0.5)
+        kept = log_alpha < 0
+        for chosen, colour in ((kept, _SERIES[0]), (~kept, _SOFT)):
+            axes.stairs(np.histogram(values[chosen], bins)[0], bins, fill=True, color=colour)
+        axes.axvline(0, color=_INK, linewidth=1, linestyle="--")
+        low, high = min(values.min(), -1.0), max(values.max(), 1.0)
+        axes.set(xlabel="log alpha", ylabel="units", xlim=(low - 0.5, high + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        return _svg(figure, name)
+
+
+def confusion_plot(name: str, confusion: np.ndarray, counts_up_to: int = 20) -> str:
+    """(C, C) counts, rows true and columns predicted, shaded by the share of the row.
+
+    Classes go by their number from 1; the counts are written into the cells of up to `counts_up_to` classes.
+    """
+    with rc_context(_SETTINGS):
+        figure, axes = _figure((_WIDE[0], _WIDE[0]))
+        share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+        filled: list[list[int]] = np.argwhere(confusion).tolist()
+        cells = [Rectangle((column + 0.5, row + 0.5), 1, 1) for row, column in filled]
+        colours = [_SERIES[0] if row == column else _SERIES[1] for row, column in filled]
+        # Never fainter than 0.15: one clip of a hundred must still be seen.
+        alpha = 0.15 + 0.6 * share[confusion.nonzero()]
+        axes.add_collection(PatchCollection(cells, facecolors=colours, alpha=alpha, linewidths=0))
+        classes = len(confusion)
+        if classes <= counts_up_to:
+            for row, column in filled:
+                axes.text(column + 1, row + 1, str(confusion[row, column]), ha="center", va="center", fontsize=8)
+        axes.set(
+            xlim=(0.5, classes + 0.5), ylim=(classes + 0.5, 0.5), xlabel="predicted class", ylabel="true class"
+        )
+        if classes <= counts_up_to:
+            axes.set(xticks=range(1, classes + 1), yticks=range(1, classes + 1))
+        axes.set_aspect("equal")
+        axes.spines[:].set_visible(True)
+        return _svg(figure, name)
+
+
+def _figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=inches, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _spans_a_decade(curves: Curves) -> bool:
+    values = np.concatenate(list(curves.series.values()))
+    positive = values[values > 0]
+    return len(positive) > 0 and positive.max() >= 10 * positive.min()
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an element whose ids start with `name`, so that plots on one page do not share any."""
+    stream = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    # Within HTML neither namespace is needed, and the link needs no prefix.
+    text = text.replace(' xmlns="http://www.w3.org/2000/svg"', "").replace("xlink:href", "href")
+    text = text.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    for mark in ('id="', "url(#", 'href="#'):
+        text = text.replace(mark, f"{mark}{name}-")
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return text

@@ -1,0 +1,273 @@
+"""The page of a run: complete, true to its figures, self-contained, safe with any class name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from caches import TEST_SPLIT
+from click.testing import CliRunner
+from small_runs import ODD_CLASSES, QUICK, small_run
+
+from harfeat.cache import open_cache
+from harvib import methods
+from harvib.bench import BenchSettings, bench_run
+from harvib.cli import main
+from harvib.commands.train import train as train_command
+from harvib.errors import InputError
+from harvib.evaluate import evaluate_run
+from harvib.report.page import class_figures, command, page, write_page
+from harvib.report.plots import Curves, confusion_plot, curves_plot, log_alpha_plot
+from harvib.settings import TrainSettings
+from harvib.weights import load_model
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+class _Page(HTMLParser):
+    """Checks that tags are balanced; collects ids, links, text, and the cells of tables by their class."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self._table = ""
+        self._cell = False
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href"):
+                self.links.append(value or "")
+            self.links += re.findall(r"url\(([^)]*)\)", value or "")
+        if tag == "table":
+            self._table = dict(attrs).get("class") or ""
+            self.tables[self._table] = []
+        elif tag == "tr":
+            self.tables[self._table].append([])
+        elif tag in ("th", "td"):
+            self.tables[self._table][-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag in ("th", "td"):
+            self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._cell:
+            self.tables[self._table][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def text(finished: Path) -> str:
+    return page(finished)
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def report_of(run: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((run / "report.json").read_text())
+    return value
+
+
+def test_table_holds_the_figures_of_report_json(finished: Path, text: str) -> None:
+    report = report_of(finished)
+    head, *rows = _Page(text).tables["results"]
+    assert head == ["", "plain", "masked", "compact"]
+    shown = {name: values for name, *values in rows}
+    states = [report[state] for state in head[1:]]
+    assert shown["inputs"] == [f"{state['inputs']:,}" for state in states]
+    assert shown["units"] == [f"{state['units']:,}" for state in states]
+    assert shown["parameters"] == [f"{state['parameters']['total']:,}" for state in states]
+    assert shown["fewer by"] == ["", "", f"{report['ratio']:.1f}×"]
+    for part in ("validation", "test"):
+        assert shown[f"{part} accuracy"] == [f"{state['accuracy'][part]:.2%}" for state in states]
+
+
+def test_page_tells_settings_seed_hashes_and_versions(finished: Path, text: str) -> None:
+    shown, report = _Page(text).text, report_of(finished)
+    hashes = (report[key] for key in ("fingerprint", "split_hash", "parts_hash"))
+    assert all(value in shown for value in hashes)
+    assert all(f"{name} {value}" in shown for name, value in report["versions"].items())
+    assert all(name.replace("_", " ") in shown for name in QUICK)
+
+
+def test_page_needs_nothing_from_outside_and_its_ids_are_its_own(text: str) -> None:
+    parsed = _Page(text)
+    assert re.findall(r"https?://[^\"'\s]*|//[a-z]+\.", text) == []
+    assert not {"script", "link", "img", "iframe", "object", "image"} & parsed.tags.keys()
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert parsed.links
+    assert {link.removeprefix("#") for link in parsed.links} <= set(parsed.ids)
+    assert parsed.tags["svg"] == 4 + 5 + 1
+    # Every colour of a plot is a variable of the page, or dark mode would not reach it.
+    assert re.findall(r"(?:fill|stroke): #\w+", text) == []
+
+
+def test_odd_class_names_are_shown_as_they_are_and_never_as_markup(text: str) -> None:
+    parsed = _Page(text)
+    assert [" ".join(row[1].split()) for row in parsed.tables["classes"][1:]] == list(ODD_CLASSES)
+    assert "<b>run</b>" not in text
+    assert "49" not in parsed.tables["classes"][4][1]
+
+
+def test_equal_runs_give_equal_pages(finished: Path, text: str) -> None:
+    assert page(finished) == text
+
+
+def test_confusion_in_the_report_is_that_of_the_final_model_on_the_test_part(finished: Path) -> None:
+    report, cache = report_of(finished), finished.parent / "cache.h5"
+    again = evaluate_run(finished, cache, TEST_SPLIT, "test", torch.device("cpu"))
+    assert report["confusion"] == again["confusion"]
+    with open_cache(cache) as opened:
+        labels = opened.labels[opened.split(TEST_SPLIT).roles == 2]
+    assert np.sum(report["confusion"], axis=1).tolist() == np.bincount(labels).tolist()
+    assert np.trace(report["confusion"]) / len(labels) == pytest.approx(report["compact"]["accuracy"]["test"])
+
+
+def test_class_lines_count_rows_and_name_the_commonest_mistake() -> None:
+    lines = class_figures([[3, 1, 2], [0, 4, 0], [0, 0, 0]], ["a", "b", "c"])
+    assert [(line.number, line.name, line.clips, line.right) for line in lines] == [
+        (1, "a", 6, 3),
+        (2, "b", 4, 4),
+        (3, "c", 0, 0),
+    ]
+    assert [line.accuracy for line in lines] == [0.5, 1.0, None]
+    mistake = lines[0].mistaken
+    assert mistake is not None
+    assert (mistake.number, mistake.name, mistake.clips) == (3, "c", 2)
+    assert lines[1].mistaken is None
+
+
+def test_masks_are_drawn_with_the_number_of_factors_they_keep(finished: Path, text: str) -> None:
+    masks = load_model(finished / "masked.safetensors")[0].masks()
+    assert list(masks) == ["input", "i", "f", "g", "o"]
+    for mask in masks.values():
+        kept = int((mask.log_variance.exp() < mask.mu.square()).sum())
+        assert f"{kept} of {mask.mu.numel()} kept." in _Page(text).text
+
+
+def test_latency_is_a_row_once_measured_and_a_hint_before(finished: Path, text: str, run: Path) -> None:
+    before = _Page(text)
+    assert "ms per clip" not in before.text
+    assert f"harvib bench --model {finished}" in before.text
+    result = bench_run(run, BenchSettings(steps=4, repeats=3))
+    after = _Page(page(run))
+    shown = {name: values for name, *values in after.tables["results"]}
+    medians = [result[state]["median_ms"] for state in ("plain", "compact")]
+    assert shown["ms per clip, median"] == [f"{medians[0]:.3f}", "", f"{medians[1]:.3f}"]
+    assert "CNN backbone" in after.text
+
+
+def test_command_on_the_page_repeats_the_very_same_settings(tmp_path: Path) -> None:
+    settings = TrainSettings(**{**QUICK, "standardize": False, "keep_scales": True, "readout": "last", "seed": 3})
+    config = {
+        "features": "a cache's.h5",
+        "split": "group",
+        "init": "/runs/first one",
+        "settings": {name: getattr(settings, name) for name in TrainSettings.__dataclass_fields__},
+    }
+    program, verb, *words = shlex.split(command(config, "again").replace("\\\n", ""))
+    assert (program, verb) == ("harvib", "train")
+    given = train_command.make_context("train", words).params
+    assert (given.pop("features"), given.pop("split")) == (Path("a cache's.h5"), "group")
+    assert (given.pop("init"), given.pop("run_dir")) == (Path("/runs/first one"), Path("again"))
+    assert TrainSettings(**{name: given[name] for name in config["settings"]}) == settings
+
+
+def test_a_plain_run_has_a_page_without_masks(tmp_path: Path) -> None:
+    parsed = _Page(page(small_run(tmp_path, method="plain")))
+    assert parsed.tables["results"][0] == ["", "plain"]
+    assert "log alpha" not in parsed.text
+    assert parsed.tags["svg"] == 2 + 1
+
+
+def test_a_run_that_took_its_model_over_says_that_it_trained_nothing(finished: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(**{**QUICK, "method": "plain"})
+    cache = finished.parent / "cache.h5"
+    methods.train(cache, TEST_SPLIT, settings, tmp_path / "r", init=finished, device=torch.device("cpu"))
+    assert "No epoch was trained" in _Page(page(tmp_path / "r")).text
+
+
+def test_plots_take_infinite_log_alpha_a_single_epoch_and_many_classes() -> None:
+    alpha = np.array([-np.inf, -3.0, 0.0, 2.0, np.inf])
+    assert log_alpha_plot("m", alpha).startswith("<svg")
+    single = Curves([("plain", 1), ("vib", 2)], {"loss": np.array([1.0, 200.0, 3.0])})
+    assert "plain" in curves_plot("c", single, "nats")
+    rng = np.random.default_rng(0)
+    confusion = np.diag(rng.integers(1, 40, 101)) + (rng.random((101, 101)) < 0.02)
+    assert len(confusion_plot("x", confusion)) < 200_000
+
+
+def test_command_prints_the_table_and_writes_the_page_where_asked(run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["report", str(run)])
+    assert result.exit_code == 0, result.output
+    assert _Page((run / "report.html").read_text(encoding="utf-8")).tables["results"]
+    assert "ms/clip" not in result.stdout
+    assert "harvib bench" in result.stdout
+    figures = bench_run(run, BenchSettings(steps=4, repeats=3))
+    out = tmp_path / "elsewhere.html"
+    result = CliRunner().invoke(main, ["report", str(run), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert out.is_file()
+    head, plain, _, compact, *_ = result.stdout.splitlines()
+    assert head.split()[-1] == "ms/clip"
+    for line, state in ((plain, "plain"), (compact, "compact")):
+        assert line.split()[-1] == f"{figures[state]['median_ms']:.3f}"
+
+
+def test_wrong_use_ends_with_one_line_and_code_2(run: Path, tmp_path: Path) -> None:
+    unfinished = shutil.copytree(run, tmp_path / "unfinished")
+    (unfinished / "report.json").unlink()
+    for words, said in (
+        ([str(tmp_path / "none")], "no such run folder"),
+        ([str(unfinished)], "not finished"),
+        ([str(run), "--out", str(tmp_path / "none" / "x.html")], "does not exist"),
+        ([str(run), "--out", str(tmp_path)], "is a folder"),
+    ):
+        result = CliRunner().invoke(main, ["report", *words])
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_report_without_confusion_is_refused_and_leaves_no_page(run: Path) -> None:
+    report = report_of(run)
+    del report["confusion"]
+    (run / "report.json").write_text(json.dumps(report))
+    with pytest.raises(InputError, match="no confusion matrix"):
+        write_page(run, run / "report.html")
+    assert not (run / "report.html").exists()
