@@ -120,7 +120,7 @@ def log_alpha_plot(name: str, log_alpha: np.ndarray, limit: float = 15.0) -> str
             axes.stairs(np.histogram(values[chosen], bins)[0], bins, fill=True, color=colour)
         axes.axvline(0, color=_INK, linewidth=1, linestyle="--")
         low, high = min(values.min(), -1.0), max(values.max(), 1.0)
-        axes.set(xlabel="log alpha", ylabel="units", xlim=(low - 0.5, high + 0.5))
+        axes.set(xlabel="log alpha", ylabel="factors", xlim=(low - 0.5, high + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         return _svg(figure, name)
