@@ -29,14 +29,15 @@ def compact(masked: SequenceClassifier) -> SequenceClassifier:
         gone = "input feature" if not len(inputs) else "hidden unit"
         option = "beta-input" if not len(inputs) else "beta"
         raise InputError(f"no {gone} is left after VIB training: the penalty is too strong, lower --{option}")
-    scale = masked.input_mask.hard() * masked.input_scale
-    shift = -masked.input_mean * scale
+    # In float64: a feature whose mean is large against its spread must not lose digits in the fold too.
+    scale = masked.input_mask.hard().double() * masked.input_scale.double()
+    shift = -masked.input_mean.double() * scale
     result = masked.recurrent.compacted(inputs, scale, shift)
     spec = dataclasses.replace(masked.spec, state="compact", inputs=len(inputs), hidden=len(units))
-    small = SequenceClassifier(spec).to(masked.selection.device)
+    small = SequenceClassifier(spec).to(masked.head.weight)
     small.recurrent = result.cell
     small.selection.copy_(masked.selection[inputs])
-    weight = masked.head.weight
+    weight = masked.head.weight.double()
     small.head.weight.copy_((weight * result.scale)[:, result.units])
     small.head.bias.copy_(masked.head.bias + weight @ result.shift)
     return small.train(masked.training)

@@ -75,6 +75,7 @@ class SequenceClassifier(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         if self.spec.inputs < self.spec.features:
             x = x[..., self.selection]
+        x = x.to(self.head.weight.dtype)
         factor = self._input_factor(len(x))
         if self.spec.state != "compact":
             # One pass over (B, T, D): with thousands of inputs a pass costs as much as a small cell.

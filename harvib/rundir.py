@@ -64,7 +64,8 @@ class RunFolder:
         path = self.path / "config.json"
         if path.is_file():
             old = self.config()
-            for key in sorted(config.keys() | old.keys()):
+            # Settings first: what follows from them (who is held out, for one) says less.
+            for key in sorted(config.keys() | old.keys(), key=lambda key: (key != "settings", key)):
                 if config.get(key) != old.get(key):
                     raise InputError(
                         f"{self.path} holds a run with {key} = {_differing(old.get(key), config.get(key))}; "
@@ -97,7 +98,8 @@ class RunFolder:
         if not path.is_file():
             return []
         with path.open(newline="") as stream:
-            return list(csv.DictReader(stream))
+            # A line without its end was cut short by the death of its writer.
+            return list(csv.DictReader(line for line in stream if line.endswith("\n")))
 
     def record(self, row: Row) -> None:
         """Append an epoch to metrics.csv."""
@@ -112,7 +114,8 @@ class RunFolder:
     def rewind(self, stage: str, epochs: int) -> None:
         """Forget the recorded epochs of a stage that come after `epochs`: they are about to run again."""
         rows = [row for row in self.rows() if row["stage"] != stage or int(row["epoch"]) <= epochs]
-        if len(rows) == len(self.rows()):
+        if not rows:
+            (self.path / "metrics.csv").unlink(missing_ok=True)
             return
         temporary = self.path / ".metrics.csv.part"
         with temporary.open("w", newline="") as stream:

@@ -73,8 +73,11 @@ def load_model(path: Path) -> tuple[SequenceClassifier, ModelCard]:
 
 def _check(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
     """Compare tensors with what the spec asks for, before memory is taken for it."""
-    with torch.device("meta"):
-        expected = SequenceClassifier(spec).state_dict()
+    try:
+        with torch.device("meta"):
+            expected = SequenceClassifier(spec).state_dict()
+    except RuntimeError as error:
+        raise InputError(f"{path}: no model can be so large: {spec}") from error
     if differing := sorted(expected.keys() ^ tensors.keys()):
         raise InputError(f"{path}: spec and weights do not fit: {differing[0]} is only in one of them")
     for name, wanted in expected.items():
@@ -92,11 +95,24 @@ def _check(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file so that it is either whole or not there."""
+    """Write a safetensors file so that it is either whole or not there; equal contents give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
+    _sort_header(temporary)
     replace_synced(temporary, path)
+
+
+def _sort_header(path: Path) -> None:
+    """Put the header's keys in order, in place: safetensors writes its metadata in an order drawn by chance."""
+    with path.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.dumps(
+            json.loads(stream.read(size)), ensure_ascii=False, sort_keys=True, separators=(",", ":")
+        )
+        stream.seek(8)
+        # The format lets a header end in spaces.
+        stream.write(header.encode().ljust(size))
 
 
 def replace_synced(temporary: Path, path: Path) -> None:

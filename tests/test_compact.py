@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import pytest
@@ -112,6 +113,18 @@ def test_compact_logits_equal_masked_logits(
     factors = small.parameter_counts()["recurrent"] - expected
     assert factors in ((0, 2 * len(units)) if model.spec.cell == "lstm" else (0,))
     assert small.parameter_counts()["head"] == 4 * len(units) + 4
+
+
+def test_features_far_from_zero_cost_digits_but_not_exactness() -> None:
+    # W (v - m) and W v - W m are equal; float32 rounds them alike only while m is not far larger than the spread.
+    model = masked_model(features=64, inputs=64, hidden=8)
+    for mean, allowed in ((10.0, 1e-5), (1000.0, 1e-2)):
+        model.standardize_by(mean * torch.randn(64), torch.ones(64))
+        x, lengths = model.input_mean + torch.randn(4, 6, 64), torch.full((4,), 6)
+        with torch.no_grad():
+            assert torch.allclose(model(x, lengths), compact(model)(x, lengths), rtol=0, atol=allowed)
+            precise = copy.deepcopy(model).double()
+            assert torch.allclose(precise(x, lengths), compact(precise)(x, lengths), rtol=0, atol=1e-10)
 
 
 def test_a_kept_unit_with_a_dropped_forget_gate_stays_exact() -> None:

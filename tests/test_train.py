@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from harfeat.cache import ClipRow, open_cache
 from harvib import methods, train
 from harvib.checkpoint import Checkpoint
+from harvib.compact import compact
 from harvib.data import Parts, load_parts
 from harvib.errors import InputError
 from harvib.metrics import evaluate
@@ -164,10 +165,12 @@ def test_loss_is_cross_entropy_plus_weighted_kls_plus_soft_targets() -> None:
     assert float(soft_target_loss(logits, logits, 3.0)) == pytest.approx(0, abs=1e-6)
 
 
-def test_the_best_epoch_by_validation_accuracy_then_loss_is_kept(parts: Parts, tmp_path: Path) -> None:
+def test_the_best_epoch_of_the_last_quarter_by_validation_accuracy_then_loss_is_kept(
+    parts: Parts, tmp_path: Path
+) -> None:
     model = masked_model()
-    rows = run(model, parts, tmp_path, select_best=True, epochs=8, vib_lr=0.1, mask_lr=0.3, beta=0.05)
-    best = max(rows, key=lambda row: (row["val_accuracy"], -float(row["val_loss"])))
+    rows = run(model, parts, tmp_path, select_best=True, epochs=16, vib_lr=0.1, mask_lr=0.3, beta=0.05)
+    best = max(rows[12:], key=lambda row: (row["val_accuracy"], -float(row["val_loss"])))
     found = evaluate(model, parts.validation, CPU)
     assert (found.accuracy, found.loss) == (best["val_accuracy"], best["val_loss"])
     assert best is not rows[-1], "the case must tell best from last"
@@ -252,6 +255,30 @@ def test_every_valid_setting_ends_in_finite_figures_or_one_clear_line(
         return
     assert finite(report)
     assert report["compaction"]["max_abs_difference"] <= 1e-5
+
+
+def test_features_far_from_zero_end_in_a_report(tmp_path: Path) -> None:
+    def lift(rows: list[ClipRow], features: list[np.ndarray]) -> tuple[list[ClipRow], list[np.ndarray]]:
+        return rows, [np.add(values, 5000) for values in features]
+
+    cache = made_up_cache(tmp_path / "c.h5", change=lift)
+    report = methods.train(cache, TEST_SPLIT, TrainSettings(**TINY), tmp_path / "run", device=CPU)
+    assert finite(report)
+    assert 0 < report["compaction"]["max_abs_difference"] < 0.1
+
+
+def test_a_compaction_that_is_not_exact_is_a_defect_and_no_users_error(
+    flat_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(masked: SequenceClassifier) -> SequenceClassifier:
+        small = compact(masked)
+        with torch.no_grad():
+            small.head.bias += 1e-3
+        return small
+
+    monkeypatch.setattr(methods, "compact", spoiled)
+    with pytest.raises(RuntimeError, match="differ by"):
+        methods.train(flat_cache, TEST_SPLIT, TrainSettings(**TINY), tmp_path / "run", device=CPU)
 
 
 def test_a_huge_beta_says_that_nothing_is_left(flat_cache: Path, tmp_path: Path) -> None:

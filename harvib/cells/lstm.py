@@ -81,8 +81,8 @@ class MaskedLSTM(MaskedCell):
         """
         units = self.kept_units(inputs)
         rows = torch.cat([units + gate * self.hidden_size for gate in range(len(GATES))])
-        weight_ih, output = self.weight_ih[rows], self._hard("o")
-        cell = CompactLSTM(len(inputs), len(units)).to(weight_ih.device)
+        weight_ih, output = self.weight_ih[rows].double(), self._hard("o").double()
+        cell = CompactLSTM(len(inputs), len(units)).to(self.weight_ih)
         small = (
             weight_ih[:, inputs] * scale[inputs],
             self.weight_hh[rows][:, units] * output[units],
