@@ -273,7 +273,7 @@ def test_a_compaction_that_is_not_exact_is_a_defect_and_no_users_error(
     def spoiled(masked: SequenceClassifier) -> SequenceClassifier:
         small = compact(masked)
         with torch.no_grad():
-            small.head.bias += 1e-3
+            small.head.bias.add_(1e-3)
         return small
 
     monkeypatch.setattr(methods, "compact", spoiled)
