@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from harfeat.cache import ClipRow, open_cache
 from harvib import methods, train
 from harvib.checkpoint import Checkpoint
 from harvib.compact import compact
-from harvib.data import Parts, load_parts
+from harvib.data import Batch, ClipSet, Parts, load_parts
 from harvib.errors import InputError
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
@@ -174,6 +175,23 @@ def test_the_best_epoch_of_the_last_quarter_by_validation_accuracy_then_loss_is_
     found = evaluate(model, parts.validation, CPU)
     assert (found.accuracy, found.loss) == (best["val_accuracy"], best["val_loss"])
     assert best is not rows[-1], "the case must tell best from last"
+
+
+def test_every_epoch_and_every_stage_has_its_own_order_of_clips(
+    flat_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[list[int]] = []
+    genuine = ClipSet.shuffled
+
+    def spy(self: ClipSet, *arguments: Any) -> Iterator[Batch]:
+        batches = list(genuine(self, *arguments))
+        orders.append([position for batch in batches for position in batch.positions.tolist()])
+        return iter(batches)
+
+    monkeypatch.setattr(ClipSet, "shuffled", spy)
+    methods.train(flat_cache, TEST_SPLIT, TrainSettings(**TINY), tmp_path / "run", device=CPU)
+    assert len(orders) == 6
+    assert len({tuple(order) for order in orders}) == 6
 
 
 def test_the_last_epoch_is_kept_where_the_penalty_grows(parts: Parts, tmp_path: Path) -> None:
