@@ -93,7 +93,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: cannot be used here: {str(error).splitlines()[0]}") from error
     return device
@@ -105,7 +105,7 @@ def _precision(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _native_bfloat16() else "float32"
+    return "bfloat16" if _native_bfloat16() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 def _native_bfloat16() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -18,17 +19,25 @@ class _Group(click.Group):
     """Prints a user's error as one line and ends with exit code 2; an interruption ends with 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        # What a scheduler sends before it kills: workers are stopped and finished clips kept, as on Ctrl-C.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "harfeat"
+            click.echo(f"harfeat: {error.format_message()} See `{command} --help`.", err=True)
+            sys.exit(2)
         except InputError as error:
             click.echo(f"harfeat: {error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
             click.echo("harfeat: interrupted; the same command resumes", err=True)
             sys.exit(130)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
-@click.group(cls=_Group)
+@click.group("harfeat", cls=_Group)
 @click.version_option(package_name="harfeat", message="%(prog)s %(version)s")
 def main() -> None:
     """Turn human-action videos into feature caches that can be trusted and shared."""

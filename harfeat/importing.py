@@ -11,7 +11,7 @@ from harfeat.cache.schema import VERSION
 from harfeat.errors import InputError
 from harfeat.hashing import sha256_of_file
 from harfeat.importers import IMPORTERS, Keys
-from harfeat.importers.arrays import check
+from harfeat.importers.arrays import ForeignClips, check
 from harfeat.provenance import machine, versions
 from harfeat.splits import Split, default_splits
 
@@ -34,7 +34,22 @@ def import_features(
         raise InputError(f"{source}: no such file")
     if out.exists():
         raise InputError(f"{out} exists: delete it or choose another --out")
-    clips = check(source, IMPORTERS[kind](source, keys))
+    with IMPORTERS[kind](source, keys) as arrays:
+        clips = check(source, arrays)
+        head = _head(source, kind, keys, clips, test_groups, split_seed, features_id)
+        write_cache(out, head, clips.lengths, clips.features(), clips.dim, clips.dtype)
+    return tuple(head.splits)
+
+
+def _head(
+    source: Path,
+    kind: str,
+    keys: Keys,
+    clips: ForeignClips,
+    test_groups: tuple[str, ...],
+    split_seed: int,
+    features_id: str | None,
+) -> CacheHead:
     digest = sha256_of_file(source)
     recipe: dict[str, Any] = {
         "kind": "import",
@@ -52,6 +67,4 @@ def import_features(
         "versions": versions(),
         "machine": machine(),
     }
-    head = CacheHead(recipe, clips.classes, clips.rows, splits, provenance=provenance)
-    write_cache(out, head, clips.lengths, clips.features(), clips.dim, clips.dtype)
-    return splits
+    return CacheHead(recipe, clips.classes, clips.rows, splits, provenance=provenance)

@@ -17,7 +17,7 @@ def describe(cache: Cache) -> dict[str, Any]:
         "fingerprint": cache.fingerprint,
         "clips": len(cache.clips),
         "classes": list(cache.classes),
-        "clips_per_class": np.bincount(cache.labels.clip(0), minlength=len(cache.classes)).tolist(),
+        "clips_per_class": np.bincount(cache.labels[cache.labels >= 0], minlength=len(cache.classes)).tolist(),
         "groups": len({clip.group for clip in cache.clips} - {""}),
         "streams": {
             name: {

@@ -7,7 +7,8 @@ that each video still has the bytes it was extracted from.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,15 +144,17 @@ def _extract_clips(
         written = time.monotonic()
 
     try:
-        for clip, result in _features(todo, backbone, settings, progress):
-            if isinstance(result, Failure):
-                failures.append(result)
-                continue
-            row, values = result
-            rows.append(replace(row, label=clip.label, group=clip.group))
-            features.append(values)
-            if time.monotonic() - written > settings.part_seconds:
-                write()
+        # Closed at once on an error: the traceback would keep the decoding processes alive.
+        with closing(_features(todo, backbone, settings, progress)) as results:
+            for result in results:
+                if isinstance(result, Failure):
+                    failures.append(result)
+                    continue
+                row, values = result
+                rows.append(row)
+                features.append(values)
+                if time.monotonic() - written > settings.part_seconds:
+                    write()
     finally:
         # Ctrl-C comes here too: what is finished is kept.
         write()
@@ -163,26 +166,27 @@ Outcome = tuple[ClipRow, ClipFeatures] | Failure
 
 def _features(
     todo: Sequence[Clip], backbone: Backbone, settings: ExtractSettings, progress: bool
-) -> Iterator[tuple[Clip, Outcome]]:
-    """The rows and features of each clip, or its failure; finished clips come in order."""
+) -> Generator[Outcome, None, None]:
+    """The row and features of each clip, or its failure; finished clips come in order."""
     batcher: ClipBatcher[tuple[Clip, Prepared]] = ClipBatcher(backbone.features, backbone.batch)
     workers = min(joblib.cpu_count() if settings.workers < 0 else settings.workers, max(1, len(todo)))
     paths = [clip.path for clip in todo]
     prepared = prepared_clips(
         paths, settings.sampling, settings.frames, backbone.transform, workers, settings.clip_timeout
     )
-    with tqdm(total=len(todo), desc="extract", unit="clip", disable=not progress) as bar:
+    bar = tqdm(total=len(todo), desc="extract", unit="clip", disable=not (progress and todo))
+    with closing(prepared), bar:
         for clip, result in zip(todo, prepared, strict=True):
             if isinstance(result, DecodeError):
                 bar.update()
-                yield clip, Failure(clip.name, str(result))
+                yield Failure(clip.name, str(result))
                 continue
             for (done, source), values in batcher.add((clip, result), result.pixels):
                 bar.update()
-                yield done, _outcome(done, source, values, settings.dtype)
+                yield _outcome(done, source, values, settings.dtype)
         for (done, source), values in batcher.flush():
             bar.update()
-            yield done, _outcome(done, source, values, settings.dtype)
+            yield _outcome(done, source, values, settings.dtype)
 
 
 def _outcome(clip: Clip, source: Prepared, values: np.ndarray, dtype: str) -> Outcome:
@@ -265,7 +269,13 @@ def _take(dataset: Dataset, chosen: Sequence[int]) -> Dataset:
 def _changed(clips: Sequence[Clip], done: dict[str, ClipRow]) -> set[str]:
     """Names of the clips whose video is no longer what it was when its features were made."""
     known = [clip for clip in clips if clip.name in done]
-    hashes = joblib.Parallel(n_jobs=-1, prefer="threads")(
-        joblib.delayed(sha256_of_file)(clip.path) for clip in known
-    )
+    hashes = joblib.Parallel(n_jobs=-1, prefer="threads")(joblib.delayed(_hash)(clip.path) for clip in known)
     return {clip.name for clip, value in zip(known, hashes, strict=True) if value != done[clip.name].sha256}
+
+
+def _hash(path: Path) -> str | None:
+    """None where the file cannot be read; decoding it will tell why."""
+    try:
+        return sha256_of_file(path) if path.is_file() else None
+    except OSError:
+        return None

@@ -8,6 +8,7 @@ tensors are taken in order; this is said in the provenance.
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,11 @@ from harfeat.errors import InputError
 from harfeat.hashing import sha256_of_file, sha256_of_tensors
 
 RANDOM_SEED = 0
+_UNREADABLE = (
+    *(SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError),
+    *(ValueError, TypeError, LookupError, AttributeError, struct.error),
+)
+"""What the readers of weight files raise on bytes that make no sense."""
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
@@ -43,7 +49,7 @@ def load_backbone(model: str, weights: str) -> tuple[nn.Module, WeightSource]:
     `weights` is `auto` (what timm downloads), `none` (a seeded random draw, for tests), or a file
     (.safetensors, or a torch state dict). Raises InputError.
     """
-    if not timm.is_model(model):
+    if not _known(model):
         close = ", ".join(timm.list_models(f"*{model[:8]}*")[:5]) or "see timm.list_models()"
         raise InputError(f"--model {model}: timm knows no such model; perhaps {close}")
     if weights == "none":
@@ -57,6 +63,12 @@ def load_backbone(model: str, weights: str) -> tuple[nn.Module, WeightSource]:
     path = Path(weights)
     network, matched_by = _from_file(model, path)
     return network.eval(), WeightSource("file", identity(network), path.name, sha256_of_file(path), matched_by)
+
+
+def _known(model: str) -> bool:
+    """Whether timm knows the architecture, and the pretrained tag after a dot where there is one."""
+    _, _, tag = model.partition(".")
+    return timm.is_model(model) and (not tag or model in timm.list_models(f"{model}*", pretrained=True))
 
 
 def identity(network: nn.Module) -> str:
@@ -76,13 +88,13 @@ def _download(model: str) -> nn.Module:
 
 
 def _from_file(model: str, path: Path) -> tuple[nn.Module, str]:
-    tensors = _read(path)
+    tensors, ordered_file = _read(path)
     head = _classifier_size(model, tensors)
     network: Any = timm.create_model(model, pretrained=False, num_classes=head)
     ours = network.state_dict()
     if tensors.keys() == ours.keys():
         ordered, matched_by = dict(tensors), "name"
-    elif _same_order(ours, tensors):
+    elif ordered_file and _same_order(ours, tensors):
         ordered, matched_by = dict(zip(ours, tensors.values(), strict=True)), "order"
     else:
         raise InputError(f"--weights {path}: does not fit {model}: {_first_difference(ours, tensors)}")
@@ -97,32 +109,37 @@ def _from_file(model: str, path: Path) -> tuple[nn.Module, str]:
     return network, matched_by
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def _read(path: Path) -> tuple[Mapping[str, Tensor], bool]:
+    """The tensors, and whether they stand in the order of the network: safetensors sorts them."""
     if not path.is_file():
         raise InputError(f"--weights {path}: no such file (or say auto, or none)")
+    ordered = path.suffix != ".safetensors"
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         # weights_only: the restricted unpickler, which builds tensors and nothing else.
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True) if ordered else load_file(path)
+    except _UNREADABLE as error:
         raise InputError(
             f"--weights {path}: not a file of plain tensors (safetensors or torch state dict)"
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
         raise InputError(f"--weights {path}: holds something else than a state dict of tensors")
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    return {name.removeprefix("module."): value for name, value in found.items()}, ordered
 
 
 def _classifier_size(model: str, tensors: Mapping[str, Tensor]) -> int:
-    """Classes of the file's classifier; 0 where it ends at the pooled features."""
+    """Classes of the file's classifier, by its name or as the last bias; 0 where it ends at the features."""
     with torch.device("meta"):
-        ours = len(timm.create_model(model, pretrained=False, num_classes=0).state_dict())
-    last = list(tensors.values())[-1] if tensors else None
-    return int(last.shape[0]) if last is not None and last.ndim == 1 and len(tensors) > ours else 0
+        network: Any = timm.create_model(model, pretrained=False, num_classes=0)
+    if len(tensors) <= len(network.state_dict()):
+        return 0
+    name = network.pretrained_cfg.get("classifier")
+    bias = tensors.get(f"{name}.bias", list(tensors.values())[-1])
+    return int(bias.shape[0]) if bias.ndim == 1 else 0
 
 
 def _same_order(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:

@@ -6,9 +6,13 @@ open is ignored (its clips are simply done again).
 
 from __future__ import annotations
 
+import fcntl
+import logging
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,18 @@ from harfeat.cache.reader import Cache, open_cache
 from harfeat.cache.schema import CacheError, ClipFeatures, ClipRow
 from harfeat.cache.writer import CacheHead, write_cache
 from harfeat.errors import InputError
+from harfeat.splits import Split
+
+_PARTS = "part-" + "[0-9]" * 6 + ".h5"
+_OPEN_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class _Place:
+    path: Path
+    index: int
+    row: ClipRow
+    length: int
 
 
 class Parts:
@@ -27,24 +43,28 @@ class Parts:
     def __init__(self, out: Path, recipe: Mapping[str, Any], dtype: np.dtype[Any]) -> None:
         self.out, self.folder = out, out.with_name(out.name + ".parts")
         self._recipe, self._dtype = recipe, dtype
-        self._caches: list[Cache] = []
-        self._where: dict[str, tuple[Cache, int]] = {}
+        self._lock: int | None = None
+        self._where: dict[str, _Place] = {}
+        # A long run has more parts than a process may have open files.
+        self._opened: OrderedDict[Path, Cache] = OrderedDict()
 
     def open(self) -> dict[str, ClipRow]:
         """Open what is there; the rows done so far by clip name.
 
-        Raises InputError where `out` or a part was made with another recipe, naming the first difference.
+        Raises InputError where `out` cannot be written, where another process works on it, and where it or a
+        part was made with another recipe, naming the differences.
         """
+        self._take_lock()
+        for leftover in self.folder.glob(".*.part"):
+            leftover.unlink()
         if self.out.exists():
-            self._take(open_cache(self.out))
-        for path in sorted(self.folder.glob("part-*.h5")):
+            self._take(self.out)
+        for path in sorted(self.folder.glob(_PARTS)):
             try:
-                cache = open_cache(path)
+                self._take(path)
             except CacheError:
                 path.unlink()
-                continue
-            self._take(cache)
-        return {name: cache.clips[index] for name, (cache, index) in self._where.items()}
+        return {name: place.row for name, place in self._where.items()}
 
     def forget(self, names: Iterable[str]) -> None:
         """Do not use what is stored of these clips."""
@@ -53,41 +73,100 @@ class Parts:
 
     def add(self, classes: Sequence[str], rows: Sequence[ClipRow], clips: Sequence[ClipFeatures]) -> None:
         """Write one more part."""
-        numbers = (int(path.stem.split("-")[1]) for path in self.folder.glob("part-*.h5"))
+        numbers = (int(path.stem.split("-")[1]) for path in self.folder.glob(_PARTS))
         path = self.folder / f"part-{max(numbers, default=-1) + 1:06d}.h5"
         head = CacheHead(self._recipe, classes, rows)
         lengths = [len(clip.frame_index) for clip in clips]
         write_cache(path, head, lengths, iter(clips), clips[0].features.shape[1], self._dtype)
-        self._take(open_cache(path))
+        self._take(path)
 
     def pack(self, head: CacheHead, dim: int) -> None:
-        """Write `out` from the parts: the clips of `head`, in its order, labels as in `head`; then remove them."""
-        sources = [self._where[clip.name] for clip in head.clips]
-        stored = (cache.clips[index] for cache, index in sources)
+        """Write `out` from the parts: the clips of `head`, in its order, labels as in `head`; then remove them.
+
+        An `out` that holds all this already is left as it is.
+        """
+        places = [self._where[clip.name] for clip in head.clips]
         rows = [
-            replace(row, label=clip.label, group=clip.group) for row, clip in zip(stored, head.clips, strict=True)
+            replace(place.row, label=clip.label, group=clip.group)
+            for place, clip in zip(places, head.clips, strict=True)
         ]
-        lengths = [int(cache.lengths()[index]) for cache, index in sources]
-        write_cache(self.out, replace(head, clips=rows), lengths, self._features(sources), dim, self._dtype)
-        self.close()
+        if not self._is_packed(replace(head, clips=rows), places):
+            lengths = [place.length for place in places]
+            features = (self._cache(place.path).read(place.index) for place in places)
+            write_cache(
+                self.out, replace(head, clips=rows), lengths, features, dim, self._dtype, scratch=self.folder
+            )
+        self._close_files()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Close all parts."""
-        for cache in self._caches:
-            cache.close()
-        self._caches.clear()
+        """Close all parts, and let others work on them."""
+        self._close_files()
         self._where.clear()
+        if self._lock is not None:
+            if self.folder.is_dir() and not any(self.folder.glob(_PARTS)):
+                shutil.rmtree(self.folder, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = None
 
-    def _take(self, cache: Cache) -> None:
+    def _take_lock(self) -> None:
+        """Find out now, not after hours, whether `out` can be written, and by nobody else."""
+        if self.out.is_dir():
+            raise InputError(f"{self.out}: is a folder; name a file to write")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+        except OSError as error:
+            raise InputError(f"{self.out}: cannot be written ({error.strerror})") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise InputError(
+                f"{self.out}: another process extracts to it; wait, or choose another --out"
+            ) from error
+        except OSError as error:
+            # Some network file systems know no locks; there the user has to see to it.
+            logging.getLogger(__name__).info("%s: no lock (%s)", self.folder, error.strerror)
+        self._lock = lock
+
+    def _take(self, path: Path) -> None:
+        cache = self._cache(path)
         if cache.fingerprint != fingerprint(self._recipe):
-            cache.close()
             difference = "; ".join(differing_fields(cache.recipe, self._recipe)) or "the recipe"
-            raise InputError(f"{cache.path} was made otherwise ({difference}): delete it, or choose another --out")
-        self._caches.append(cache)
-        self._where |= {clip.name: (cache, index) for index, clip in enumerate(cache.clips)}
+            raise InputError(f"{path} was made otherwise ({difference}): delete it, or choose another --out")
+        lengths = cache.lengths().tolist()
+        for index, (row, length) in enumerate(zip(cache.clips, lengths, strict=True)):
+            self._where[row.name] = _Place(path, index, row, length)
 
-    @staticmethod
-    def _features(sources: Sequence[tuple[Cache, int]]) -> Iterator[ClipFeatures]:
-        for cache, index in sources:
-            yield cache.read(index)
+    def _cache(self, path: Path) -> Cache:
+        if path in self._opened:
+            self._opened.move_to_end(path)
+            return self._opened[path]
+        while len(self._opened) >= _OPEN_AT_ONCE:
+            self._opened.popitem(last=False)[1].close()
+        self._opened[path] = open_cache(path)
+        return self._opened[path]
+
+    def _close_files(self) -> None:
+        for cache in self._opened.values():
+            cache.close()
+        self._opened.clear()
+
+    def _is_packed(self, head: CacheHead, places: Sequence[_Place]) -> bool:
+        """Whether `out` holds these clips, splits and failures; the order of failures does not matter."""
+        if not places or any(place.path != self.out for place in places):
+            return False
+        cache = self._cache(self.out)
+        return (
+            [place.index for place in places] == list(range(len(cache.clips)))
+            and [(row.label, row.group) for row in head.clips] == [(row.label, row.group) for row in cache.clips]
+            and tuple(head.classes) == cache.classes
+            and set(head.failures) == set(cache.failures)
+            and sorted(map(_split_key, head.splits)) == sorted(map(_split_key, cache.splits.values()))
+        )
+
+
+def _split_key(split: Split) -> tuple[str, str, int, bytes]:
+    seed = -1 if split.seed is None else split.seed
+    return split.name, split.rule, seed, np.asarray(split.roles, np.int8).tobytes()

@@ -5,8 +5,8 @@ This is the only part of harfeat that harvib uses.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,9 +24,18 @@ from harfeat.cache.schema import (
     ClipRow,
     Failure,
 )
-from harfeat.splits import TEST, TRAIN, UNUSED, Split
+from harfeat.cache.untrusted import UntrustedFile
+from harfeat.splits import TEST, TRAIN, UNUSED, Split, leaking_groups
 
 ROLES = {"unused": UNUSED, "train": TRAIN, "test": TEST}
+_FEATURE_TYPES = ("float16", "float32", "float64", "uint8")
+
+
+@dataclass(frozen=True, eq=False)
+class _Stream:
+    features: h5py.Dataset
+    frame_index: h5py.Dataset
+    offsets: np.ndarray
 
 
 class Cache:
@@ -38,49 +47,61 @@ class Cache:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._file = UntrustedFile(self.path)
         try:
-            self._read_head()
+            self._read_identity()
+            self._read_clips()
+            self.splits: Mapping[str, Split] = {name: self._split(name) for name in self._file.children("splits")}
+            names = self._file.text("failures/name")
+            reasons = self._file.text("failures/reason", len(names))
+            self.failures = tuple(Failure(*row) for row in zip(names, reasons, strict=True))
+            self.streams = self._file.children("streams")
+            if not self.streams:
+                raise CacheError(f"{self.path}: streams holds no stream: file damaged or not a complete cache")
+            self._stored = {name: self._checked_stream(name) for name in self.streams}
         except BaseException:
             self._file.close()
             raise
 
-    def _read_head(self) -> None:
-        attributes = self._file.attrs
-        if attributes.get("format") != FORMAT:
-            raise CacheError(f"{self.path}: not a harfeat cache (no format attribute); see `harfeat import`")
-        self.version = int(attributes.get("version", 0))
+    def _read_identity(self) -> None:
+        file = self._file
+        if file.text_attribute("format", default="") != FORMAT:
+            raise CacheError(f"{self.path}: not a harfeat cache (by its attribute format); see `harfeat import`")
+        self.version = file.int_attribute("version")
         if self.version > VERSION:
             raise CacheError(
                 f"{self.path}: cache version {self.version}, this program reads up to {VERSION}: update it"
             )
-        _refuse_links(self._file, self.path)
-        self.provenance: dict[str, Any] = self._json_attribute("provenance")
-        self.recipe: dict[str, Any] = self.provenance.get("recipe", {})
-        self.fingerprint = str(attributes.get("fingerprint", ""))
+        if self.version < 1:
+            raise CacheError(f"{self.path}: there is no cache version {self.version}: file altered")
+        file.refuse_links()
+        self.provenance = file.json_attribute("provenance")
+        recipe = self.provenance.get("recipe")
+        if not isinstance(recipe, dict):
+            raise CacheError(f"{self.path}: attribute provenance holds no recipe")
+        self.recipe: dict[str, Any] = recipe
+        self.fingerprint = file.text_attribute("fingerprint")
         if fingerprint(self.recipe) != self.fingerprint:
             raise CacheError(f"{self.path}: fingerprint does not match the recipe in provenance: file altered")
-        self.classes = self._text("classes")
-        names = self._text("clips/name")
+
+    def _read_clips(self) -> None:
+        file = self._file
+        self.classes = file.text("classes")
+        names = file.text("clips/name")
         count = len(names)
-        labels = self._array("clips/label", "i", (count,))
+        labels = file.array("clips/label", "i", (count,))
         if count and not (labels.min() >= -1 and labels.max() < len(self.classes)):
             raise CacheError(f"{self.path}: clips/label points outside of the {len(self.classes)} classes")
-        if len(set(names)) != count:
-            raise CacheError(f"{self.path}: clips/name holds a name twice")
-        groups, hashes = self._text("clips/group", count), self._text("clips/sha256", count)
-        frames = self._array("clips/source_frames", "i", (count,))
-        fps = self._array("clips/fps", "f", (count,))
+        for key, values in (("classes", self.classes), ("clips/name", names)):
+            if len(set(values)) != len(values):
+                raise CacheError(f"{self.path}: {key} holds a name twice")
+        groups, hashes = file.text("clips/group", count), file.text("clips/sha256", count)
+        frames = file.array("clips/source_frames", "i", (count,))
+        fps = file.array("clips/fps", "f", (count,))
         self.clips = tuple(
             ClipRow(*row)
             for row in zip(names, labels.tolist(), groups, frames.tolist(), fps.tolist(), hashes, strict=True)
         )
-        self.splits: Mapping[str, Split] = {name: self._split(name) for name in self._children("splits")}
-        self.failures = tuple(
-            Failure(*row) for row in zip(self._text("failures/name"), self._text("failures/reason"), strict=True)
-        )
-        self.streams = self._children("streams")
-        self._offsets = {name: self._checked_offsets(name) for name in self.streams}
 
     def __enter__(self) -> Cache:
         return self
@@ -101,25 +122,28 @@ class Cache:
 
     def dim(self, stream: str = DEFAULT_STREAM) -> int:
         """Number of values in a feature row."""
-        return int(self._features(stream).shape[1])
+        return int(self._stream(stream).features.shape[1])
 
     def dtype(self, stream: str = DEFAULT_STREAM) -> np.dtype[Any]:
         """Type in which the features are stored."""
-        return np.dtype(self._features(stream).dtype)
+        return np.dtype(self._stream(stream).features.dtype)
 
     def lengths(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
         """(V,) int64 number of feature rows of each clip."""
-        return np.diff(self._stream_offsets(stream))
+        return np.diff(self._stream(stream).offsets)
 
     def read(self, clip: int, stream: str = DEFAULT_STREAM) -> ClipFeatures:
         """The features of one clip, as stored."""
-        start, stop = self._stream_offsets(stream)[clip : clip + 2]
-        index = self._file[f"streams/{stream}/frame_index"]
-        return ClipFeatures(self._features(stream)[start:stop], index[start:stop])
+        stored = self._stream(stream)
+        start, stop = stored.offsets[clip : clip + 2]
+        with self._file.blaming(f"streams/{stream}"):
+            return ClipFeatures(stored.features[start:stop], stored.frame_index[start:stop])
 
     def read_all(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
         """(N, D) features of all clips in file order, as stored; clip v owns `lengths` rows in turn."""
-        return np.asarray(self._features(stream)[...])
+        features = self._stream(stream).features
+        with self._file.blaming(f"streams/{stream}/features"):
+            return np.asarray(features[...])
 
     def split(self, name: str) -> Split:
         """A split by name; the error lists those that exist."""
@@ -128,79 +152,38 @@ class Cache:
             raise CacheError(f"{self.path}: no split {name!r}; this cache has: {known}")
         return self.splits[name]
 
-    def _features(self, stream: str) -> h5py.Dataset:
-        self._stream_offsets(stream)
-        return self._file[f"streams/{stream}/features"]
-
-    def _stream_offsets(self, stream: str) -> np.ndarray:
-        if stream not in self._offsets:
-            raise CacheError(f"{self.path}: no stream {stream!r}; this cache has: {', '.join(self.streams)}")
-        return self._offsets[stream]
-
-    def _json_attribute(self, key: str) -> dict[str, Any]:
-        try:
-            value = json.loads(self._file.attrs[key])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CacheError(f"{self.path}: attribute {key} is missing or not JSON") from error
-        if not isinstance(value, dict):
-            raise CacheError(f"{self.path}: attribute {key} is not a JSON object")
-        return value
-
-    def _dataset(self, key: str) -> h5py.Dataset:
-        item = self._file.get(key)
-        if not isinstance(item, h5py.Dataset):
-            raise CacheError(f"{self.path}: {key} is missing: file damaged or not a complete cache")
-        return item
-
-    def _array(self, key: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-        item = self._dataset(key)
-        if item.dtype.kind != kind or item.shape != shape:
-            raise CacheError(f"{self.path}: {key} is {item.dtype} {item.shape}, expected {shape} of kind {kind!r}")
-        return np.asarray(item[...])
-
-    def _text(self, key: str, count: int | None = None) -> tuple[str, ...]:
-        item = self._dataset(key)
-        if h5py.check_string_dtype(item.dtype) is None or item.ndim != 1:
-            raise CacheError(f"{self.path}: {key} is {item.dtype}, expected a column of text")
-        if count is not None and len(item) != count:
-            raise CacheError(f"{self.path}: {key} has {len(item)} rows, expected {count}")
-        try:
-            return tuple(item.asstr()[...].tolist())
-        except UnicodeDecodeError as error:
-            raise CacheError(f"{self.path}: {key} is not utf-8") from error
-
-    def _children(self, key: str) -> tuple[str, ...]:
-        item = self._file.get(key)
-        if not isinstance(item, h5py.Group):
-            raise CacheError(f"{self.path}: group {key} is missing: file damaged or not a complete cache")
-        return tuple(item.keys())
+    def _stream(self, name: str) -> _Stream:
+        if name not in self._stored:
+            raise CacheError(f"{self.path}: no stream {name!r}; this cache has: {', '.join(self.streams)}")
+        return self._stored[name]
 
     def _split(self, name: str) -> Split:
-        roles = self._array(f"splits/{name}", "i", (len(self.clips),))
+        key = f"splits/{name}"
+        roles = self._file.array(key, "i", (len(self.clips),))
         if not np.isin(roles, tuple(ROLES.values())).all():
-            raise CacheError(f"{self.path}: splits/{name} holds values other than 0, 1, 2")
-        attributes = self._file[f"splits/{name}"].attrs
-        seed = attributes.get("seed")
-        return Split(
-            name,
-            roles,
-            str(attributes.get("rule", "")),
-            None if seed is None else int(seed),
-            int(attributes.get("leaking_groups", 0)),
-        )
+            raise CacheError(f"{self.path}: {key} holds values other than 0, 1, 2")
+        leaks = leaking_groups(roles, [clip.group for clip in self.clips])
+        if self._file.int_attribute("leaking_groups", key, default=leaks) != leaks:
+            raise CacheError(f"{self.path}: {key}@leaking_groups is not the {leaks} that leak: file altered")
+        seed = self._file.int_attribute("seed", key) if self._file.has_attribute("seed", key) else None
+        return Split(name, roles, self._file.text_attribute("rule", key, default=""), seed, leaks)
 
-    def _checked_offsets(self, stream: str) -> np.ndarray:
-        features = self._dataset(f"streams/{stream}/features")
-        if features.ndim != 2 or features.dtype.kind not in "fu":
-            raise CacheError(f"{self.path}: streams/{stream}/features is {features.dtype} {features.shape}")
-        rows = features.shape[0]
-        offsets = self._array(f"streams/{stream}/offsets", "i", (len(self.clips) + 1,))
-        if offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any():
-            raise CacheError(f"{self.path}: streams/{stream}/offsets do not cover the {rows} rows in order")
-        index = self._dataset(f"streams/{stream}/frame_index")
-        if index.shape != (rows,):
-            raise CacheError(f"{self.path}: streams/{stream}/frame_index has shape {index.shape}")
-        return offsets
+    def _checked_stream(self, name: str) -> _Stream:
+        key = f"streams/{name}"
+        features = self._file.dataset(f"{key}/features")
+        with self._file.blaming(f"{key}/features"):
+            dtype, shape = features.dtype, features.shape
+        if len(shape) != 2 or dtype.name not in _FEATURE_TYPES or not dtype.isnative:
+            raise CacheError(f"{self.path}: {key}/features is {dtype} {shape}, expected floats of shape (N, D)")
+        offsets = self._file.array(f"{key}/offsets", "i", (len(self.clips) + 1,))
+        # No differences: of 64-bit numbers they may wrap around.
+        if offsets[0] != 0 or offsets[-1] != shape[0] or (offsets[1:] < offsets[:-1]).any():
+            raise CacheError(f"{self.path}: {key}/offsets do not cover the {shape[0]} rows in order")
+        index = self._file.dataset(f"{key}/frame_index")
+        with self._file.blaming(f"{key}/frame_index"):
+            if index.shape != shape[:1] or index.dtype.kind != "i":
+                raise CacheError(f"{self.path}: {key}/frame_index is {index.dtype} {index.shape}")
+        return _Stream(features, index, offsets)
 
 
 def open_cache(path: Path | str) -> Cache:
@@ -209,25 +192,3 @@ def open_cache(path: Path | str) -> Cache:
     Raises CacheError, one clear line, where the file is missing, damaged, foreign or too new.
     """
     return Cache(Path(path))
-
-
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise CacheError(f"{path}: no such file")
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise CacheError(f"{path}: not a readable HDF5 file (damaged, cut short or foreign)") from error
-
-
-def _refuse_links(group: h5py.Group, path: Path) -> None:
-    """External links, soft links, virtual and external datasets can show other files of the reader."""
-    for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise CacheError(f"{path}: {group.name}/{name} is a link, which no cache holds: do not trust it")
-        item = group[name]
-        if isinstance(item, h5py.Group):
-            _refuse_links(item, path)
-        elif item.is_virtual or item.external:
-            raise CacheError(f"{path}: {item.name} stores its data outside of the file: do not trust it")

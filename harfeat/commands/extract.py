@@ -51,7 +51,7 @@ def extract_command(test_groups: str, **fields: Any) -> None:
 
     Ends with exit code 1 where clips failed: the cache is written without them and names them.
     """
-    settings = ExtractSettings(test_groups=parse_group_list(test_groups), **fields)
+    settings = ExtractSettings(test_groups=parse_group_list(test_groups) if test_groups else (), **fields)
     result = extract(settings)
     for note in result.notes:
         click.echo(f"note: {note}")

@@ -39,5 +39,6 @@ def import_command(
 ) -> None:
     """Make a cache of features that somebody else extracted."""
     keys = Keys(features, labels, names, groups, classes)
-    splits = import_features(source, kind, keys, out, parse_group_list(test_groups), split_seed, features_id)
+    listed = parse_group_list(test_groups) if test_groups else ()
+    splits = import_features(source, kind, keys, out, listed, split_seed, features_id)
     click.echo(f"{out} written\n{describe_splits(splits)}")

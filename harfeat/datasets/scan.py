@@ -39,11 +39,11 @@ def videos_by_folder(root: Path, skip: frozenset[str] = frozenset()) -> dict[str
     _check_folder(root)
     found: dict[str, list[Video]] = {}
     for entry in _entries(root, skip):
+        if _is_video(entry):
+            raise InputError(f"{entry.path}: this video lies in no class folder; move it into one or away")
         if _is_folder(entry):
             paths = _walk(Path(entry.path), (_identity(root),), skip)
             found[_text(entry.name)] = [_video(root, path) for path in paths]
-        elif _is_video(entry):
-            raise InputError(f"{entry.path}: this video lies in no class folder; move it into one or away")
     return {folder: sorted(videos, key=lambda video: video.inside) for folder, videos in found.items()}
 
 
@@ -87,10 +87,10 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...], skip: frozenset[str]
     if identity in above:
         return
     for entry in _entries(folder, skip):
-        if _is_folder(entry):
-            yield from _walk(Path(entry.path), (*above, identity), skip)
-        elif _is_video(entry):
+        if _is_video(entry):
             yield Path(entry.path)
+        elif _is_folder(entry):
+            yield from _walk(Path(entry.path), (*above, identity), skip)
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -104,10 +104,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_video(entry: os.DirEntry[str]) -> bool:
-    """Tell whether it is a video by name; a dangling link is one, so that its absence is noticed later."""
-    if os.path.splitext(entry.name)[1].lower() not in VIDEO_SUFFIXES:
-        return False
-    return entry.is_symlink() or entry.is_file()
+    """Tell by name: a dangling link or a folder of such a name is noticed when it is decoded, not passed over."""
+    return os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _video(root: Path, path: Path) -> Video:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from harfeat.preprocess import TransformConfig
 
 def prepared_clips(
     paths: Sequence[Path], rule: str, frames: int, transform: TransformConfig, workers: int, timeout: float
-) -> Iterator[Prepared | DecodeError]:
+) -> Generator[Prepared | DecodeError, None, None]:
     """Decode and prepare clips in `workers` processes; 0 decodes in this one, without protection.
 
     Yields one result a path, in order. A clip that takes longer than `timeout` seconds, or whose decoder

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch  # before decord, which can hang the process when it comes first
 
-from harfeat.decode import decode_clip
+from harfeat.decode import DecodeError, decode_clip
 from harfeat.hashing import sha256_of_file
 from harfeat.preprocess import TransformConfig, prepare
 from harfeat.sampling import sample
@@ -58,9 +58,17 @@ def run(path: str, rule: str, frames: int, transform_config: TransformConfig) ->
         DecodeError: this clip cannot be decoded.
         InputError: no such rule, or fewer than one frame asked for.
     """
-    clip = decode_clip(Path(path), lambda count: sample(rule, count, frames))
-    pixels = prepare(clip.frames, transform_config)
-    return Prepared(pixels, clip.indices, clip.source_frames, clip.fps, clip.decoder, sha256_of_file(Path(path)))
+    file = Path(path)
+    try:
+        # Before decoding: should the file change meanwhile, the next run sees that the hash is not its own.
+        digest = sha256_of_file(file) if file.is_file() else ""
+        clip = decode_clip(file, lambda count: sample(rule, count, frames))
+        pixels = prepare(clip.frames, transform_config)
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise DecodeError("not enough memory for its frames") from error
+    return Prepared(pixels, clip.indices, clip.source_frames, clip.fps, clip.decoder, digest)
 
 
 def initialise() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from harfeat.importers.arrays import ForeignArrays, Keys
 from harfeat.importers.h5 import read_h5
 from harfeat.importers.npz import read_npz
 
-IMPORTERS: dict[str, Callable[[Path, Keys], ForeignArrays]] = {
+IMPORTERS: dict[str, Callable[[Path, Keys], AbstractContextManager[ForeignArrays]]] = {
     "h5": read_h5,
     "npz": read_npz,
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,14 @@ import numpy as np
 
 from harfeat.cache.schema import ClipFeatures, ClipRow
 from harfeat.errors import InputError
+
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What h5py and NumPy raise on bytes that make no sense."""
+
+_MOST_UNNAMED_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -42,12 +52,21 @@ class ForeignArrays:
     classes: np.ndarray | None
 
 
-def collect(path: Path, keys: Keys, fetch: Callable[[str], np.ndarray], known: Sequence[str]) -> ForeignArrays:
-    """Fetch every given key; a key that is not in `known` is an InputError that lists those that are."""
+def collect(
+    path: Path, keys: Keys, fetch: Callable[[str], np.ndarray], list_keys: Callable[[], list[str]]
+) -> ForeignArrays:
+    """Fetch every given key; InputError for one that is not there, listing those that are, or is damaged."""
+    found: dict[str, np.ndarray] = {}
     for what, key in keys.given().items():
-        if key not in known:
+        try:
+            known = list_keys()
+            if key in known:
+                found[what] = fetch(key)
+        except UNREADABLE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{path}: array {key!r} (--{what}) cannot be read ({reason})") from error
+        if what not in found:
             raise InputError(f"{path}: no array {key!r} (--{what}); it holds: {', '.join(known) or 'none'}")
-    found = {what: fetch(key) for what, key in keys.given().items()}
     return ForeignArrays(**{what: found.get(what) for what in vars(keys)})  # type: ignore[arg-type]
 
 
@@ -64,8 +83,13 @@ class ForeignClips:
 
     def features(self) -> Iterator[ClipFeatures]:
         """Each clip's (T, D) rows; the source frames are unknown, -1. NaN and infinity are InputErrors."""
-        for row, block in zip(self.rows, self.arrays.features, strict=True):
-            rows = np.asarray(block).reshape(-1, self.dim)
+        for index, row in enumerate(self.rows):
+            try:
+                rows = np.asarray(self.arrays.features[index]).reshape(-1, self.dim)
+            except UNREADABLE as error:
+                raise InputError(
+                    f"clip {row.name}: features cannot be read; the source file is damaged"
+                ) from error
             if not np.isfinite(rows).all():
                 raise InputError(f"clip {row.name}: features hold NaN or infinity; mend the source file")
             yield ClipFeatures(rows, np.full(len(rows), -1, np.int32))
@@ -74,7 +98,7 @@ class ForeignClips:
 def check(path: Path, arrays: ForeignArrays) -> ForeignClips:
     """Check that the arrays fit together; InputError, one line, where they do not."""
     shape, dtype = arrays.features.shape, arrays.features.dtype
-    if len(shape) not in (2, 3) or dtype.kind != "f":
+    if len(shape) not in (2, 3) or dtype.name not in ("float16", "float32", "float64") or 0 in shape:
         raise InputError(
             f"{path}: features are {dtype} {shape}; expected floats of shape (clips, frames, D) or (clips, D)"
         )
@@ -83,29 +107,37 @@ def check(path: Path, arrays: ForeignArrays) -> ForeignClips:
         column = getattr(arrays, what)
         if column is not None and column.shape != (count,):
             raise InputError(f"{path}: {what} have shape {column.shape} for {count} clips of features")
-    names = [f"clip{clip:06d}" for clip in range(count)] if arrays.names is None else _texts(arrays.names)
+    names = (
+        [f"clip{clip:06d}" for clip in range(count)]
+        if arrays.names is None
+        else _texts(path, "names", arrays.names)
+    )
     if len(set(names)) != count:
         raise InputError(f"{path}: names are not unique; clips are told apart by name")
     classes, labels = _classes(path, arrays)
-    groups = [""] * count if arrays.groups is None else _texts(arrays.groups)
+    groups = [""] * count if arrays.groups is None else _texts(path, "groups", arrays.groups)
     rows = tuple(ClipRow(name, label, group) for name, label, group in zip(names, labels, groups, strict=True))
     frames = 1 if len(shape) == 2 else shape[1]
-    return ForeignClips(rows, classes, (frames,) * count, shape[-1], np.dtype(dtype), arrays)
+    return ForeignClips(rows, classes, (frames,) * count, shape[-1], dtype.newbyteorder("="), arrays)
 
 
 def _classes(path: Path, arrays: ForeignArrays) -> tuple[tuple[str, ...], list[int]]:
     """Class names in order and each clip's index; text labels are named by `classes`, or sorted."""
     labels = arrays.labels
-    given = None if arrays.classes is None else tuple(_texts(arrays.classes))
+    given = None if arrays.classes is None else tuple(_texts(path, "classes", arrays.classes))
+    if given is not None and len(set(given)) != len(given):
+        raise InputError(f"{path}: classes holds a name twice")
     if labels.dtype.kind in "iu":
         indices = [int(label) for label in labels]
         count = max(indices, default=-1) + 1 if given is None else len(given)
         if indices and not 0 <= min(indices) <= max(indices) < count:
             raise InputError(f"{path}: labels run from {min(indices)} to {max(indices)} for {count} classes")
+        if given is None and count > _MOST_UNNAMED_CLASSES:
+            raise InputError(f"{path}: labels run to {max(indices)}; are they class indices? Name the --classes")
         return given or tuple(f"class{index}" for index in range(count)), indices
     if labels.dtype.kind not in "SUO":
         raise InputError(f"{path}: labels are {labels.dtype}; expected integers or text")
-    texts = _texts(labels)
+    texts = _texts(path, "labels", labels)
     classes = given or tuple(sorted(set(texts)))
     unknown = sorted(set(texts) - set(classes))
     if unknown:
@@ -113,5 +145,16 @@ def _classes(path: Path, arrays: ForeignArrays) -> tuple[tuple[str, ...], list[i
     return classes, [classes.index(text) for text in texts]
 
 
-def _texts(column: np.ndarray) -> list[str]:
-    return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in column.tolist()]
+def _texts(path: Path, what: str, column: np.ndarray) -> list[str]:
+    """A column of text or integers as text."""
+    if column.ndim != 1:
+        raise InputError(f"{path}: {what} have shape {column.shape}, expected one column")
+    try:
+        texts = [value.decode("utf-8") if isinstance(value, bytes) else value for value in column.tolist()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {what} are not utf-8") from error
+    if not all(isinstance(value, (str, int)) for value in texts):
+        raise InputError(f"{path}: {what} are {column.dtype}; expected text or integers")
+    if any("\0" in str(value) for value in texts):
+        raise InputError(f"{path}: {what} hold a zero byte")
+    return [str(value) for value in texts]

@@ -1,0 +1,191 @@
+"""Access to an HDF5 file that somebody else may have written: whatever is wrong with it becomes a CacheError.
+
+Nothing is read before its type is known, and nothing is allocated that the file does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from harfeat.cache.fingerprint import canonical_json
+from harfeat.cache.schema import CacheError
+
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+"""What h5py raises on bytes that make no sense."""
+
+_DEFLATE_LIMIT = 1100
+"""No built-in filter of HDF5 packs tighter than this."""
+
+
+class UntrustedFile:
+    """An open HDF5 file whose parts are fetched by key and checked; `path` is what errors name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._bytes, self._file = _open(path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @contextmanager
+    def blaming(self, key: str) -> Iterator[None]:
+        """Whatever h5py raises in this block becomes a CacheError that names `key`."""
+        try:
+            yield
+        except CacheError:
+            raise
+        except _DAMAGE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CacheError(f"{self.path}: {key} cannot be read, the file is damaged ({reason})") from error
+
+    def refuse_links(self) -> None:
+        """Raise CacheError for anything that shows data from elsewhere, or a group that holds itself.
+
+        External links, soft links, virtual and external datasets can show other files of the reader.
+        """
+        with self.blaming("the table of contents"):
+            self._refuse_links(self._file, {h5py.h5o.get_info(self._file.id).addr})
+
+    def text_attribute(self, key: str, owner: str = "/", default: str | None = None) -> str:
+        """An attribute that is one utf-8 text."""
+        value = self._attribute(key, owner, default)
+        if isinstance(value, bytes):
+            with self.blaming(_at(owner, key)):
+                value = value.decode()
+        if not isinstance(value, str):
+            raise CacheError(f"{self.path}: attribute {_at(owner, key)} is missing or no text")
+        with self.blaming(_at(owner, key)):
+            value.encode()  # h5py lets broken utf-8 through as surrogates
+        return str(value)
+
+    def int_attribute(self, key: str, owner: str = "/", default: int | None = None) -> int:
+        """An attribute that is one integer."""
+        value = self._attribute(key, owner, default)
+        if not isinstance(value, (int, np.integer)):
+            raise CacheError(f"{self.path}: attribute {_at(owner, key)} is missing or no integer")
+        return int(value)
+
+    def has_attribute(self, key: str, owner: str) -> bool:
+        """Whether there is such an attribute."""
+        with self.blaming(_at(owner, key)):
+            return key in self._file[owner].attrs
+
+    def json_attribute(self, key: str) -> dict[str, Any]:
+        """An attribute that is a JSON object, without NaN and infinity."""
+        text = self.text_attribute(key)
+        try:
+            value = json.loads(text)
+            canonical_json(value)
+        except (ValueError, RecursionError) as error:
+            raise CacheError(f"{self.path}: attribute {key} is not JSON") from error
+        if not isinstance(value, dict):
+            raise CacheError(f"{self.path}: attribute {key} is not a JSON object")
+        return value
+
+    def dataset(self, key: str) -> h5py.Dataset:
+        """A dataset by key, all of whose values are in the file."""
+        with self.blaming(key):
+            group = self._group_of(key)
+            item = group.get(key.rpartition("/")[2]) if group is not None else None
+            if not isinstance(item, h5py.Dataset):
+                raise CacheError(f"{self.path}: {key} is missing: file damaged or not a complete cache")
+            stored = item.id.get_storage_size()
+            packed = item.id.get_create_plist().get_nfilters() > 0
+            if stored > self._bytes or item.nbytes > stored * (_DEFLATE_LIMIT if packed else 1):
+                raise CacheError(f"{self.path}: {key} {item.shape} claims more values than the file holds")
+        return item
+
+    def array(self, key: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A dataset of this kind of numbers (`i`, `f`) and shape, read whole."""
+        item = self.dataset(key)
+        with self.blaming(key):
+            if item.dtype.kind != kind or item.shape != shape:
+                raise CacheError(
+                    f"{self.path}: {key} is {item.dtype} {item.shape}, expected {shape} of kind {kind!r}"
+                )
+            return np.asarray(item[...])
+
+    def text(self, key: str, count: int | None = None) -> tuple[str, ...]:
+        """A column of utf-8 text, `count` rows where given."""
+        item = self.dataset(key)
+        with self.blaming(key):
+            if h5py.check_string_dtype(item.dtype) is None or item.ndim != 1:
+                raise CacheError(f"{self.path}: {key} is {item.dtype}, expected a column of text")
+            if count is not None and len(item) != count:
+                raise CacheError(f"{self.path}: {key} has {len(item)} rows, expected {count}")
+            try:
+                return tuple(str(value) for value in item.asstr()[...].tolist())
+            except UnicodeDecodeError as error:
+                raise CacheError(f"{self.path}: {key} is not utf-8") from error
+
+    def children(self, key: str) -> tuple[str, ...]:
+        """Names of what a group holds."""
+        with self.blaming(key):
+            item = self._file.get(key)
+            if not isinstance(item, h5py.Group):
+                raise CacheError(f"{self.path}: group {key} is missing: file damaged or not a complete cache")
+            names = tuple(item.keys())
+            if not all(isinstance(name, str) for name in names):
+                raise CacheError(f"{self.path}: a name in group {key} is not utf-8")
+            for name in names:
+                name.encode()
+            return names
+
+    def _group_of(self, key: str) -> h5py.Group | None:
+        """The group that holds `key`; None where there is none, or something else in its place."""
+        item: Any = self._file
+        for step in key.split("/")[:-1]:
+            item = item.get(step) if isinstance(item, h5py.Group) else None
+        return item if isinstance(item, h5py.Group) else None
+
+    def _attribute(self, key: str, owner: str, default: object) -> Any:
+        with self.blaming(_at(owner, key)):
+            attributes = self._file[owner].attrs
+            if key not in attributes:
+                return default
+            # An array could claim any size; every attribute of a cache is one value.
+            return attributes[key] if attributes.get_id(key).shape == () else None
+
+    def _refuse_links(self, group: h5py.Group, seen: set[Any]) -> None:
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                where = f"{group.name.rstrip('/')}/{name}"
+                raise CacheError(f"{self.path}: {where} is a link, which no cache holds: do not trust it")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                address = h5py.h5o.get_info(item.id).addr
+                if address in seen:
+                    raise CacheError(f"{self.path}: group {item.name} stands in two places: do not trust it")
+                seen.add(address)
+                self._refuse_links(item, seen)
+            elif not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
+                raise CacheError(f"{self.path}: {item.name} stores its data outside of the file: do not trust it")
+
+
+def _at(owner: str, key: str) -> str:
+    return key if owner == "/" else f"{owner}@{key}"
+
+
+def _open(path: Path) -> tuple[int, h5py.File]:
+    """Size in bytes, and the open file."""
+    if path.is_dir():
+        raise CacheError(f"{path}: is a folder, not a cache file")
+    if not path.is_file():
+        raise CacheError(f"{path}: no such file")
+    try:
+        with path.open("rb"):
+            size = path.stat().st_size
+    except OSError as error:
+        raise CacheError(f"{path}: cannot be opened ({error.strerror})") from error
+    try:
+        return size, h5py.File(path, "r", locking=False)
+    except _DAMAGE as error:
+        raise CacheError(f"{path}: not a readable HDF5 file (damaged, cut short or foreign)") from error

@@ -1,0 +1,466 @@
+"""From video files to a cache: right features, nothing lost by a kill, bad clips told and passed over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import h5py
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from videos import Recipe, make_video, numbered_frame, write_video
+
+from harfeat.backbone import Backbone
+from harfeat.cache import Failure, open_cache
+from harfeat.datasets import load_dataset
+from harfeat.decode import pool
+from harfeat.decode.worker import Prepared, run
+from harfeat.errors import InputError
+from harfeat.pipeline import ExtractResult, ExtractSettings, extract
+from harfeat.preprocess import TransformConfig
+
+MODEL = "test_vit"
+MPEG1 = Recipe("clip", ".mpg", "mpeg1video", b_frames=2, options=(("g", "12"),), container="mpeg")
+
+
+def make_clip(path: Path, frames: int, start: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, [numbered_frame(start + 3 * i, 48, 64) for i in range(frames)], MPEG1)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 clips in UCF11's layout: 3 classes, 2 groups each, of 2 to 26 frames."""
+    root = tmp_path_factory.mktemp("ucf11")
+    for index in range(12):
+        name, group, clip = ("biking", "diving", "swing")[index // 4], index // 2 % 2 + 1, index % 2 + 1
+        folder = f"v_{name}_{group:02d}"
+        make_clip(root / name / folder / f"{folder}_{clip:02d}.mpg", (9, 2, 26, 14)[index % 4], 10 * index)
+    return root
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    """A copy of the 12 clips that a test may spoil."""
+    return shutil.copytree(made, tmp_path / "videos")
+
+
+def settings(root: Path, out: Path, **changes: Any) -> ExtractSettings:
+    plain = ExtractSettings(
+        "ucf11", root, out, MODEL, "none", frames=4, workers=0, device="cpu", precision="float32", batch=8
+    )
+    return replace(plain, **changes)
+
+
+def go(root: Path, out: Path, **changes: Any) -> ExtractResult:
+    return extract(settings(root, out, **changes), progress=False)
+
+
+def content(path: Path) -> dict[str, Any]:
+    """Every data set and the split attributes, by plain h5py."""
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[...].tobytes(), item.shape, str(item.dtype), sorted(map(str, item.attrs.items()))
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+        found["fingerprint"] = file.attrs["fingerprint"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of the 12 clips, made in one go."""
+    out = tmp_path_factory.mktemp("whole") / "cache.h5"
+    go(made, out)
+    assert [path.name for path in out.parent.iterdir()] == ["cache.h5"]
+    return out
+
+
+def by_hand(path: Path, frames: int) -> tuple[np.ndarray, list[int], int]:
+    """Features of one clip alone, with PyAV, timm and torch only."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network: Any = timm.create_model(MODEL, pretrained=False, num_classes=0).eval()
+    transform = create_transform(**resolve_model_data_config(network), is_training=False)
+    with av.open(str(path)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    length = len(pictures)
+    indices = [int(np.floor((k + 0.5) * length / frames)) for k in range(frames)]
+    with torch.inference_mode():
+        inputs = torch.stack([transform(Image.fromarray(pictures[i])) for i in indices])
+        return network(inputs).numpy(), indices, length
+
+
+def test_a_cache_holds_what_each_clip_gives_by_hand(made: Path, tmp_path: Path) -> None:
+    result = go(made, tmp_path / "x.h5", dtype="float32", frames=5)
+    assert (result.clips, result.resumed, result.failures) == (12, 0, ())
+    dataset = load_dataset("ucf11", made)
+    with open_cache(tmp_path / "x.h5") as cache:
+        assert [clip.name for clip in cache.clips] == [clip.name for clip in dataset.clips]
+        for index, clip in enumerate(dataset.clips):
+            row, stored = cache.clips[index], cache.read(index)
+            values, indices, length = by_hand(clip.path, 5)
+            np.testing.assert_allclose(stored.features, values, atol=2e-4)
+            assert stored.frame_index.tolist() == indices
+            assert (row.source_frames, row.group) == (length, clip.path.parent.name)
+            assert row.fps == 25 or (length == 2 and np.isnan(row.fps))  # too short to state a rate
+            assert cache.classes[row.label] == clip.path.parts[-3]
+        assert {name: split.roles.tolist() for name, split in cache.splits.items()} == {
+            split.name: split.roles.tolist() for split in dataset.splits
+        }
+        assert cache.split("group").leaking_groups == 0
+
+
+def test_features_differ_from_clip_to_clip(whole: Path) -> None:
+    with open_cache(whole) as cache:
+        rows = cache.read_all()
+        assert rows.dtype == np.float16
+        assert len(np.unique(rows[::4], axis=0)) == 12
+
+
+def test_processes_give_what_this_process_gives(made: Path, whole: Path, tmp_path: Path) -> None:
+    go(made, tmp_path / "x.h5", workers=2)
+    assert content(tmp_path / "x.h5") == content(whole)
+
+
+def test_a_finished_cache_is_left_as_it_is(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "x.h5"
+    go(made, out)
+    before, bytes_before = out.stat(), out.read_bytes()
+    monkeypatch.setattr(Backbone, "features", lambda *_: pytest.fail("a clip was extracted again"))
+    result = go(made, out)
+    assert (result.clips, result.resumed) == (12, 12)
+    assert (out.stat().st_ino, out.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert out.read_bytes() == bytes_before
+    go(made, out, split_seed=5)  # other splits over the same features
+    with open_cache(out) as cache:
+        assert cache.split("group").seed == 5
+    go(made, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+
+
+@pytest.mark.parametrize("batches", [1, 2, 5])
+def test_an_interrupted_run_is_taken_up(
+    batches: int, made: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = Backbone.features, Counter[str]()
+
+    def interrupted(self: Backbone, pixels: np.ndarray) -> np.ndarray:
+        calls["batches"] += 1
+        if calls["batches"] > batches:
+            raise KeyboardInterrupt
+        return plain(self, pixels)
+
+    out = tmp_path / "x.h5"
+    monkeypatch.setattr(Backbone, "features", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go(made, out)
+    assert not out.exists()
+    monkeypatch.setattr(Backbone, "features", plain)
+    result = go(made, out)
+    assert result.resumed == 2 * batches  # four frames a clip, eight a batch
+    assert content(out) == content(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+
+
+SLOW = """
+import functools, sys, time
+import harfeat.commands.extract as command
+from harfeat.backbone import Backbone
+from harfeat.cli import main
+
+plain = Backbone.features
+
+def slow(self, pixels):
+    time.sleep(0.4)
+    return plain(self, pixels)
+
+if __name__ == "__main__":
+    Backbone.features = slow
+    command.ExtractSettings = functools.partial(command.ExtractSettings, part_seconds=0)
+    main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
+def test_a_killed_run_is_taken_up_and_leaves_no_process(
+    number: signal.Signals, made: Path, whole: Path, tmp_path: Path
+) -> None:
+    out, script = tmp_path / "x.h5", tmp_path / "slow.py"
+    script.write_text(SLOW)
+    options = (
+        f"--dataset ucf11 --weights none --model {MODEL} --frames 4 --batch 8 --device cpu --precision float32"
+    )
+    command = [sys.executable, script, "extract", *options.split(), "--root", made, "--out", out, "--workers", "1"]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    wait_for((tmp_path / "x.h5.parts" / "part-000001.h5").exists)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130)
+    if number != signal.SIGKILL:
+        assert errors.splitlines()[-1] == "harfeat: interrupted; the same command resumes"
+        assert "Traceback" not in errors
+    wait_for(lambda: not _processes_of_session(process.pid))
+    script.unlink()
+    assert not out.exists()
+    assert go(made, out).resumed >= 2
+    assert content(out) == content(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _processes_of_session(session: int) -> list[str]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            _, _, rest = stat.read_text().rpartition(")")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, _, _, its_session = rest.split()[:4]
+        if int(its_session) == session and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+def test_a_changed_video_is_extracted_again_and_no_other(
+    root: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "x.h5"
+    go(root, out)
+    make_clip(root / "diving" / "v_diving_01" / "v_diving_01_02.mpg", 20, 99)
+    decoded: list[str] = []
+
+    def watched(path: str, rule: str, frames: int, config: TransformConfig) -> Prepared:
+        decoded.append(Path(path).name)
+        return run(path, rule, frames, config)
+
+    monkeypatch.setattr(pool, "run", watched)
+    assert go(root, out).resumed == 11
+    assert decoded == ["v_diving_01_02.mpg"]
+    with open_cache(out) as cache, open_cache(whole) as old:
+        for index, clip in enumerate(cache.clips):
+            same = np.array_equal(cache.read(index).features, old.read(index).features)
+            assert same == (clip.name != "diving/v_diving_01/v_diving_01_02.mpg")
+        assert [clip.source_frames for clip in cache.clips][5] == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"frames": 8}, "sampling.frames: 4 against 8"),
+        ({"dtype": "float32"}, "dtype: 'float16' against 'float32'"),
+        ({"precision": "bfloat16"}, "precision: 'float32' against 'bfloat16'"),
+        ({"model": "test_vit2"}, "model: 'test_vit' against 'test_vit2'"),
+    ],
+)
+def test_other_settings_on_the_same_cache_are_refused(
+    changes: dict[str, Any], difference: str, made: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "x.h5"
+    shutil.copy(whole, out)
+    with pytest.raises(InputError, match=difference) as caught:
+        go(made, out, **changes)
+    assert "\n" not in str(caught.value)
+    assert content(out) == content(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+
+
+def test_bad_clips_are_named_and_the_rest_is_kept(root: Path, whole: Path, tmp_path: Path) -> None:
+    out, group = tmp_path / "x.h5", root / "biking" / "v_biking_01"
+    first = group / "v_biking_01_01.mpg"
+    sound = first.read_bytes()
+    first.write_bytes(b"")
+    (group / "v_biking_01_03.mpg").write_text("no video\n" * 100)
+    (group / "v_biking_01_04.avi").mkdir()
+    (group / "v_biking_01_05.mpg").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(group / "v_biking_01_07.mpg")
+    result = go(root, out)
+    reasons = {failure.name.rpartition("_")[2]: failure.reason for failure in result.failures}
+    assert set(reasons) == {"01.mpg", "03.mpg", "04.avi", "05.mpg", "07.mpg"}
+    for name, reason in (
+        ("01.mpg", "empty"),
+        ("03.mpg", "not a readable video"),
+        ("04.avi", "not a regular file"),
+    ):
+        assert reason in reasons[name]
+    assert "No such file" in reasons["05.mpg"]
+    assert "not a regular file" in reasons["07.mpg"]
+    before = out.stat()
+    assert set(go(root, out).failures) == set(result.failures)
+    assert out.stat().st_mtime_ns == before.st_mtime_ns
+    with open_cache(out) as cache, open_cache(whole) as reference:
+        assert len(cache.clips) == 11
+        assert set(cache.failures) == set(result.failures)
+        np.testing.assert_array_equal(cache.read_all(), reference.read_all()[4:])
+        assert all(len(split.roles) == 11 for split in cache.splits.values())
+    for number in (3, 5, 7):
+        (group / f"v_biking_01_{number:02d}.mpg").unlink()
+    (group / "v_biking_01_04.avi").rmdir()
+    first.write_bytes(sound)
+    assert go(root, out).failures == ()
+    assert content(out) == content(whole)
+
+
+def test_a_clip_that_can_no_longer_be_read_becomes_a_failure(root: Path, tmp_path: Path) -> None:
+    out, clip = tmp_path / "x.h5", root / "swing" / "v_swing_02" / "v_swing_02_02.mpg"
+    go(root, out)
+    clip.unlink()
+    clip.symlink_to(tmp_path / "nowhere")
+    result = go(root, out)
+    assert (result.clips, len(result.failures)) == (11, 1)
+    assert "No such file" in result.failures[0].reason
+
+
+def test_a_data_set_without_one_good_clip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    (tmp_path / "root" / "a" / "x.avi").touch()
+    with pytest.raises(InputError, match=r"none of the 1 clips could be decoded.*a/x\.avi.*empty"):
+        go(tmp_path / "root", tmp_path / "x.h5", dataset="folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def hostile(path: str, rule: str, frames: int, config: TransformConfig) -> Prepared:
+    """What a worker runs here: some clips hang it as decord can, some kill it."""
+    if "_02_01" in path:
+        pow(3, 10**9)
+    if "_02_02" in path and "diving" in path:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(path, rule, frames, config)
+
+
+def test_a_hang_and_a_crash_cost_one_clip_each(
+    made: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "run", hostile)
+    root = tmp_path / "videos"
+    shutil.copytree(made / "biking", root / "biking")
+    shutil.copytree(made / "diving" / "v_diving_02", root / "diving" / "v_diving_02")
+    (root / "diving" / "v_diving_02" / "v_diving_02_01.mpg").unlink()
+    result = go(root, tmp_path / "x.h5", workers=2, clip_timeout=3)
+    assert {failure.name.rpartition("/")[2]: failure.reason for failure in result.failures} == {
+        "v_biking_02_01.mpg": "decoding took longer than 3 s and was stopped",
+        "v_diving_02_02.mpg": "the decoder crashed (exit code -9)",
+    }
+    with open_cache(tmp_path / "x.h5") as cache, open_cache(whole) as reference:
+        known = {clip.name: index for index, clip in enumerate(reference.clips)}
+        assert len(cache.clips) == 3
+        for index, clip in enumerate(cache.clips):
+            expected = reference.read(known[clip.name]).features
+            np.testing.assert_array_equal(cache.read(index).features, expected)
+
+
+def test_features_beyond_float16_are_a_failure_that_names_the_way_out(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = Backbone.features, Counter[str]()
+
+    def loud(self: Backbone, pixels: np.ndarray) -> np.ndarray:
+        calls["batches"] += 1
+        return plain(self, pixels) * (1e6 if calls["batches"] == 1 else 1)
+
+    monkeypatch.setattr(Backbone, "features", loud)
+    result = go(made, tmp_path / "x.h5")
+    assert [failure.name.rpartition("/")[2] for failure in result.failures] == [
+        "v_biking_01_01.mpg",
+        "v_biking_01_02.mpg",
+    ]
+    assert "--dtype float32" in result.failures[0].reason
+    with open_cache(tmp_path / "x.h5") as cache:
+        assert isinstance(cache.failures[0], Failure)
+        assert np.isfinite(cache.read_all()).all()
+
+
+@pytest.mark.parametrize("limit", [3, 6, 7, 12, 50])
+def test_a_limit_spreads_over_the_classes(limit: int, made: Path, tmp_path: Path) -> None:
+    result = go(made, tmp_path / "x.h5", limit=limit, frames=1)
+    with open_cache(tmp_path / "x.h5") as cache:
+        counts = Counter(clip.label for clip in cache.clips)
+        assert sum(counts.values()) == min(limit, 12) == result.clips
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert len(counts) == 3
+    go(made, tmp_path / "x.h5", frames=1)  # the rest is added
+    with open_cache(tmp_path / "x.h5") as cache:
+        assert len(cache.clips) == 12
+
+
+def test_any_folder_with_listed_groups(tmp_path: Path) -> None:
+    for name, codec in (("jump/s1_a.avi", "mpeg4"), ("jump/s2 #1.mp4", "libx264"), ("run/deep/s2_b.avi", "mpeg4")):
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_video(tmp_path, Recipe("clip", path.suffix, codec, frames=6)).rename(path)
+    go(tmp_path / "root", tmp_path / "x.h5", dataset="folder", group_pattern=r"s(\d)", test_groups=("2",))
+    with open_cache(tmp_path / "x.h5") as cache:
+        assert [clip.name for clip in cache.clips] == ["jump/s1_a.avi", "jump/s2 #1.mp4", "run/deep/s2_b.avi"]
+        assert cache.split("listed").roles.tolist() == [1, 2, 2]
+
+
+GENUINE = {"ucf101": ("clips/UCF-101", 2), "hmdb51": ("clips/hmdb51", 2), "ucf11": ("clips/UCF11_updated_mpg", 1)}
+
+
+@pytest.mark.parametrize("dataset", GENUINE)
+def test_genuine_clips_are_extracted(dataset: str, shared_data: Path, tmp_path: Path) -> None:
+    folder, count = GENUINE[dataset]
+    lists = shared_data / "splits" / "testTrainMulti_7030_splits" if dataset == "hmdb51" else None
+    go(shared_data / folder, tmp_path / "x.h5", dataset=dataset, splits_dir=lists, frames=3, dtype="float32")
+    with open_cache(tmp_path / "x.h5") as cache:
+        assert len(cache.clips) == count
+        for index, clip in enumerate(cache.clips):
+            path = next((shared_data / folder).rglob(Path(clip.name).name))
+            values, indices, length = by_hand(path, 3)
+            assert (cache.read(index).frame_index.tolist(), clip.source_frames) == (indices, length)
+            np.testing.assert_allclose(cache.read(index).features, values, atol=2e-4)
+        if dataset == "hmdb51":
+            assert lists is not None
+            for number in "123":
+                text = (lists / f"wave_test_split{number}.txt").read_text()
+                for clip, role in zip(cache.clips, cache.split(number).roles, strict=True):
+                    assert f"{Path(clip.name).name} {role}" in text
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    yield
+    # The fork server stays for the next pool; what it started must not.
+    wait_for(lambda: not _children_that_work(), seconds=10)
+
+
+def _children_that_work() -> list[str]:
+    """Grandchildren of this process: those of its fork server."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            _, _, rest = stat.read_text().rpartition(")")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if rest.split()[0] != "Z":
+            parents.setdefault(int(rest.split()[1]), []).append(int(stat.parent.name))
+    return [str(pid) for child in parents.get(os.getpid(), []) for pid in parents.get(child, [])]
