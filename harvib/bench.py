@@ -12,7 +12,6 @@ features do: the work of a dense recurrent model is the same for all values.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harvib.devices import machine
 from harvib.errors import InputError
 from harvib.report.table import align
 from harvib.rundir import RunFolder, read_json, write_json
@@ -76,7 +76,7 @@ def bench_run(run: Path, settings: BenchSettings) -> dict[str, Any]:
     if "compact" in result:
         result["ratio"] = result["plain"]["median_ms"] / result["compact"]["median_ms"]
     result |= {"settings": asdict(settings), "features": models["plain"].spec.features, "scope": SCOPE}
-    result |= {"torch": torch.__version__, "machine": _machine()}
+    result |= {"torch": torch.__version__, "machine": machine()}
     write_json(_file(run), result)
     return result
 
@@ -162,7 +162,3 @@ def per_clip(seconds: list[float], batch: int) -> dict[str, float]:
 
 def _file(run: Path) -> Path:
     return run / "bench.json"
-
-
-def _machine() -> str:
-    return f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"

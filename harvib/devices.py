@@ -1,6 +1,10 @@
-"""Where a model runs."""
+"""Where a model runs, and what to call that machine beside a figure."""
 
 from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
 
 import torch
 
@@ -24,3 +28,12 @@ def device_of(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: cannot be used here: {reason}") from error
     return device
+
+
+def machine() -> str:
+    """The processor, its number of cores and its SIMD level, in one line."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    name = next(names, platform.processor() or platform.machine())
+    return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, {platform.system()}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from harfeat.cache import Cache, open_cache
 from harvib.cells.lstm import CompactLSTM
 from harvib.compact import compact
 from harvib.data import Parts, load_parts
-from harvib.devices import best_device
+from harvib.devices import best_device, machine
 from harvib.errors import InputError
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
@@ -85,7 +84,7 @@ def train(
         "method": settings.method,
         "split": split,
         "device": str(device),
-        "machine": platform.processor(),
+        "machine": machine(),
     }
     report |= {key: config[key] for key in ("fingerprint", "split_hash", "parts_hash")}
     write_json(folder.report_path, report)
@@ -139,6 +138,7 @@ class _Stages:
             return small
         if isinstance(small.recurrent, CompactLSTM) and not settings.keep_scales:
             small.recurrent.use_hard_scales()
+        small.spec = dataclasses.replace(small.spec, dropout=settings.finetune_dropout)
         stage = Stage("finetune", 3, settings.finetune_epochs, settings.finetune_lr, True, "--finetune-lr")
         self._fit(small, stage, plain)
         return small.eval()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from harvib.cells import CELLS
@@ -30,25 +29,26 @@ class TrainSettings:
     model: str = _option("lstm", "recurrent cell; mean: mean over time + linear", choices=tuple(CELLS))
     hidden: int = _option(256, "hidden units of the plain model", low=1)
     readout: str = _option("mean", "what of the states the head reads", choices=tuple(READOUTS))
-    standardize: bool = _option(True, "standardise features by the train part (folds away when compacted)")
+    standardize: bool = _option(False, "standardise features by the train part (folds away when compacted)")
     select_inputs: int = _option(0, "read only the N inputs with the highest ANOVA F on train; 0: all", low=0)
     dropout: float = _option(0.2, "dropout of input features of the plain and masked model", low=0, high=0.95)
+    finetune_dropout: float = _option(0.5, "dropout of input features of the compact model", low=0, high=0.95)
     label_smoothing: float = _option(0.0, "label smoothing of the cross entropy", low=0, high=0.5)
-    beta: float = _option(1e-5, "strength of the KL of the gate masks", low=0)
-    beta_input: float = _option(1e-5, "strength of the KL of the input mask", low=0)
+    beta: float = _option(3e-2, "strength of the KL of the gate masks", low=0)
+    beta_input: float = _option(4e-4, "strength of the KL of the input mask", low=0)
     warmup: float = _option(0.3, "share of VIB training over which the KL grows to full strength", low=0, high=1)
-    distill: float = _option(0.0, "weight of the plain model's soft targets after it", low=0, high=1)
+    distill: float = _option(0.8, "weight of the plain model's soft targets after it", low=0, high=1)
     temperature: float = _option(2.0, "temperature of the soft targets", low=0.1, high=1e6)
     plain_epochs: int = _option(15, "epochs of the plain model", low=1)
-    vib_epochs: int = _option(30, "epochs of VIB training", low=1)
-    finetune_epochs: int = _option(40, "epochs of fine-tuning the compact model; 0: leave it as it is", low=0)
+    vib_epochs: int = _option(25, "epochs of VIB training", low=1)
+    finetune_epochs: int = _option(50, "epochs of fine-tuning the compact model; 0: leave it as it is", low=0)
     keep_scales: bool = _option(False, "fine-tune with the masks' means as factors of the gates, not with 0/1")
     batch: int = _option(32, "clips in a step", low=1)
     lr: float = _option(1e-3, "learning rate of the plain model", low=0, high=1e6)
-    vib_lr: float = _option(1e-4, "learning rate of the weights in VIB training", low=0, high=1e6)
-    mask_lr: float = _option(1e-2, "learning rate of the masks", low=0, high=1e6)
-    finetune_lr: float = _option(1e-3, "learning rate of fine-tuning", low=0, high=1e6)
-    weight_decay: float = _option(0.0, "weight decay of the weights, never of the masks", low=0, high=1e6)
+    vib_lr: float = _option(3e-4, "learning rate of the weights in VIB training", low=0, high=1e6)
+    mask_lr: float = _option(3e-2, "learning rate of the masks", low=0, high=1e6)
+    finetune_lr: float = _option(5e-3, "learning rate of fine-tuning", low=0, high=1e6)
+    weight_decay: float = _option(0.3, "weight decay of the weights, never of the masks", low=0, high=1e6)
     clip_norm: float = _option(1.0, "largest norm of the gradient", low=1e-6)
     validation: float = _option(0.2, "share of train held out, by group, to select on", low=0.01, high=0.5)
     seed: int = _option(0, "seed of initialisation, order, noise and held-out groups", low=0, high=2**32 - 1)
@@ -66,12 +66,3 @@ class TrainSettings:
                 raise InputError(f"{option} {value}: must be finite")
             if high is not None and value > high:
                 raise InputError(f"{option} {value}: must be at most {high}")
-
-
-@dataclass(frozen=True)
-class RunInputs:
-    """What a run is about: the cache, its split, and the run whose plain model it starts from, if any."""
-
-    features: Path
-    split: str
-    init: Path | None = None
