@@ -378,6 +378,21 @@ def test_a_hang_and_a_crash_cost_one_clip_each(
             np.testing.assert_array_equal(cache.read(index).features, expected)
 
 
+def stillborn() -> None:
+    os._exit(1)
+
+
+def test_processes_that_do_not_start_are_told_in_one_line(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a script that calls extract without `if __name__ == "__main__"`."""
+    monkeypatch.setattr(pool, "initialise", stillborn)
+    with pytest.raises(InputError, match="the decoding processes do not start") as caught:
+        go(made, tmp_path / "x.h5", workers=1)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_features_beyond_float16_are_a_failure_that_names_the_way_out(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
+from concurrent.futures import BrokenExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from harfeat.decode.records import DecodeError
 from harfeat.decode.worker import Prepared, initialise, run, worker_context
+from harfeat.errors import InputError
 from harfeat.preprocess import TransformConfig
 
 
@@ -22,6 +24,7 @@ def prepared_clips(
 
     Yields one result a path, in order. A clip that takes longer than `timeout` seconds, or whose decoder
     crashes, becomes a DecodeError, and the others go on. At most 2 * workers + 2 clips are in memory.
+    Raises InputError where no process starts.
     """
     if workers == 0:
         yield from (_prepare_here(path, rule, frames, transform) for path in paths)
@@ -36,6 +39,11 @@ def prepared_clips(
                 yield _outcome(waiting.popleft(), timeout)
         while waiting:
             yield _outcome(waiting.popleft(), timeout)
+    except BrokenExecutor as error:
+        raise InputError(
+            "the decoding processes do not start: a script must call extract below `if __name__ == '__main__':`, "
+            "and there must be memory for them; --workers 0 decodes without processes"
+        ) from error
     finally:
         # Also on Ctrl-C and when the caller stops early: no process is left behind.
         pool.stop()
