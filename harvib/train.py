@@ -97,7 +97,8 @@ def fit(
         checkpoint.save(stage.name, epoch + 1, model, optimizer, best)
         bar.set_postfix_str(
             f"loss {row['loss']:.3f} val {validation.accuracy:.1%} "
-            f"inputs {row['inputs_kept']} units {row['units_kept']}"
+            f"inputs {row['inputs_kept']} units {row['units_kept']}",
+            refresh=False,
         )
     if best is not None:
         model.load_state_dict(best.weights)

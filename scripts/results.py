@@ -67,8 +67,18 @@ PROTOCOLS = {
     "utd-mhad": Protocol(
         _extract_utd,
         "listed",
-        TrainSettings(hidden=128),
-        TrainSettings(method="plain", model="mean", plain_epochs=60),
+        TrainSettings(
+            hidden=128,
+            standardize=True,
+            batch=16,
+            dropout=0.5,
+            lr=3e-4,
+            plain_epochs=60,
+            vib_epochs=60,
+            beta=3e-3,
+            beta_input=1e-4,
+        ),
+        TrainSettings(method="plain", model="mean", standardize=True, plain_epochs=60),
     ),
 }
 

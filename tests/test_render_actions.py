@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
-import h5py
 import numpy as np
 import pytest
 from av.video.frame import PictureType
@@ -23,7 +22,9 @@ import single_frame_check
 from render_actions import ACTIONS, RenderSettings, clip_plans, render
 from stick_figures import pose, progress_curve
 
+from harfeat.cache import CacheHead, ClipFeatures, ClipRow, write_cache
 from harfeat.errors import InputError
+from harfeat.splits import TEST, TRAIN, fixed_split
 
 TINY = RenderSettings(groups=2, clips=2, width=80, height=64, min_frames=5, max_frames=8)
 PATTERN = re.compile(r"(\w+)/(v_[a-z_]+)_(\d\d)/\2_\3_(\d\d)\.(mpg|avi)")
@@ -184,44 +185,38 @@ def test_motions_are_what_their_classes_promise() -> None:
     assert stretch[2] > 1.6 * stretch[0]
 
 
-def write_cache(path: Path, ordered: bool) -> None:
+def order_cache(path: Path, ordered: bool) -> None:
     """160 clips of two classes and 8 frames: a ramp up or down (`ordered`), or a constant offset by class."""
     rng = np.random.default_rng(0)
     labels = np.arange(160) % 2
     ramp = np.linspace(-1, 1, 8)[None, :] * (1 - 2 * labels[:, None])
     signal = ramp if ordered else np.repeat(labels[:, None] * 2.0, 8, axis=1)
-    features = rng.normal(0, 0.3, size=(160, 8, 6))
+    features = rng.normal(0, 0.3, size=(160, 8, 6)).astype(np.float32)
     features[:, :, 2] += signal
-    groups = [f"g{clip // 8:02d}" for clip in range(160)]
-    with h5py.File(path, "w") as file:
-        file.attrs["format"] = "harfeat"
-        file["streams/rgb/features"] = features.reshape(-1, 6).astype(np.float16)
-        file["streams/rgb/offsets"] = np.arange(161, dtype=np.int64) * 8
-        file["clips/label"] = labels.astype(np.int32)
-        file.create_dataset("clips/group", data=groups, dtype=h5py.string_dtype())
-        file["splits/group"] = np.where(np.arange(160) < 96, 1, 2).astype(np.int8)
+    rows = [ClipRow(f"clip{clip}", int(label), f"g{clip // 8:02d}") for clip, label in enumerate(labels)]
+    roles = np.where(np.arange(160) < 96, TRAIN, TEST)
+    split = fixed_split("group", roles.tolist(), [row.group for row in rows], "by group")
+    head = CacheHead({"made": "up"}, ("down", "up"), rows, (split,))
+    clips = (ClipFeatures(frames, np.arange(8, dtype=np.int32)) for frames in features)
+    write_cache(path, head, [8] * 160, clips, 6, np.float32)
 
 
 def test_order_free_classifiers_see_offsets_but_not_the_direction_of_time(tmp_path: Path) -> None:
     results = {}
     for ordered in (False, True):
         path = tmp_path / f"{ordered}.h5"
-        write_cache(path, ordered)
-        train, test = (single_frame_check.read_clips(path, "group", role, seed=0) for role in (1, 2))
+        order_cache(path, ordered)
+        train, test = (single_frame_check.read_clips(path, "group", role) for role in ("train", "test"))
         results[ordered] = single_frame_check.order_free_accuracies(train, test)
     assert min(results[False].values()) > 0.95
     assert max(results[True].values()) < 0.75
 
 
-def test_the_check_keeps_groups_in_one_fold_and_reports_an_unknown_split(tmp_path: Path) -> None:
-    write_cache(tmp_path / "cache.h5", ordered=True)
-    labels, groups = np.array([0, 0, 1, 1, 1, 0]), np.array(["a", "a", "b", "c", "c", "d"], dtype=object)
-    folds = single_frame_check.group_folds(labels, groups, seed=0)
-    assert folds[0] == folds[1]
-    assert folds[3] == folds[4]
+def test_the_check_names_the_splits_that_exist(tmp_path: Path) -> None:
+    order_cache(tmp_path / "cache.h5", ordered=True)
     result = CliRunner().invoke(
         single_frame_check.main, ["--features", str(tmp_path / "cache.h5"), "--split", "random"]
     )
     assert result.exit_code == 2
     assert result.output.startswith("error: ")
-    assert "it has: group" in result.output
+    assert "this cache has: group" in result.output
