@@ -7,7 +7,7 @@ that each video still has the bytes it was extracted from.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -104,6 +104,7 @@ def extract(settings: ExtractSettings, progress: bool = True) -> ExtractResult:
     parts = Parts(settings.out, recipe, np.dtype(settings.dtype))
     try:
         done = parts.open()
+        _refuse_loss(dataset, done, settings.out)
         changed = _changed(dataset.clips, done)
         parts.forget(changed)
         todo = [clip for clip in dataset.clips if clip.name not in done or clip.name in changed]
@@ -264,6 +265,16 @@ def _take(dataset: Dataset, chosen: Sequence[int]) -> Dataset:
         roles = split.roles[list(chosen)]
         splits.append(replace(split, roles=roles, leaking_groups=leaking_groups(roles, groups)))
     return replace(dataset, clips=clips, splits=tuple(splits))
+
+
+def _refuse_loss(dataset: Dataset, done: Mapping[str, ClipRow], out: Path) -> None:
+    """A smaller set (--limit, a folder that was moved) must not shrink what was extracted before."""
+    lost = sorted(done.keys() - {clip.name for clip in dataset.clips})
+    if lost:
+        raise InputError(
+            f"{out} holds {len(lost)} clips that this command would drop, first {lost[0]}: choose another --out, "
+            "or delete it"
+        )
 
 
 def _changed(clips: Sequence[Clip], done: dict[str, ClipRow]) -> set[str]:

@@ -427,6 +427,16 @@ def test_a_limit_spreads_over_the_classes(limit: int, made: Path, tmp_path: Path
         assert len(cache.clips) == 12
 
 
+def test_a_smaller_set_does_not_shrink_a_finished_cache(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.h5"
+    go(made, out, frames=1)
+    before = out.read_bytes()
+    with pytest.raises(InputError, match="holds 9 clips that this command would drop"):
+        go(made, out, frames=1, limit=3)
+    assert out.read_bytes() == before
+    assert list(tmp_path.glob("x.h5*")) == [out]
+
+
 def test_any_folder_with_listed_groups(tmp_path: Path) -> None:
     for name, codec in (("jump/s1_a.avi", "mpeg4"), ("jump/s2 #1.mp4", "libx264"), ("run/deep/s2_b.avi", "mpeg4")):
         path = tmp_path / "root" / name

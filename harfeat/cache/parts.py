@@ -6,9 +6,6 @@ open is ignored (its clips are simply done again).
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from harfeat.cache.fingerprint import differing_fields, fingerprint
 from harfeat.cache.reader import Cache, open_cache
@@ -43,7 +41,7 @@ class Parts:
     def __init__(self, out: Path, recipe: Mapping[str, Any], dtype: np.dtype[Any]) -> None:
         self.out, self.folder = out, out.with_name(out.name + ".parts")
         self._recipe, self._dtype = recipe, dtype
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
         self._where: dict[str, _Place] = {}
         # A long run has more parts than a process may have open files.
         self._opened: OrderedDict[Path, Cache] = OrderedDict()
@@ -106,28 +104,23 @@ class Parts:
         if self._lock is not None:
             if self.folder.is_dir() and not any(self.folder.glob(_PARTS)):
                 shutil.rmtree(self.folder, ignore_errors=True)
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def _take_lock(self) -> None:
         """Find out now, not after hours, whether `out` can be written, and by nobody else."""
         if self.out.is_dir():
             raise InputError(f"{self.out}: is a folder; name a file to write")
+        lock = FileLock(self.folder / "lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
-        except OSError as error:
-            raise InputError(f"{self.out}: cannot be written ({error.strerror})") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
+            lock.acquire(timeout=0)
+        except Timeout as error:
             raise InputError(
                 f"{self.out}: another process extracts to it; wait, or choose another --out"
             ) from error
         except OSError as error:
-            # Some network file systems know no locks; there the user has to see to it.
-            logging.getLogger(__name__).info("%s: no lock (%s)", self.folder, error.strerror)
+            raise InputError(f"{self.out}: cannot be written ({error.strerror})") from error
         self._lock = lock
 
     def _take(self, path: Path) -> None:
