@@ -111,7 +111,7 @@ def _costs(trained: NDArray[np.int64], totals: NDArray[np.int64], train_fraction
 
 def _search(table: NDArray[np.int64], train_fraction: float, generator: np.random.Generator) -> NDArray[np.bool_]:
     """Take the best of several seeded local searches; (groups, classes) to (groups,)."""
-    best = np.ones(len(table), np.bool_)
+    best: NDArray[np.bool_] = np.ones(len(table), np.bool_)
     best_cost = np.inf
     for _ in range(_SEARCH_STARTS):
         trains = generator.random(len(table)) < train_fraction

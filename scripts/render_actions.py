@@ -165,6 +165,7 @@ def encode_clip(settings: RenderSettings, plan: ClipPlan, path: Path) -> None:
     rate = Fraction(30000, 1001) if variant % 2 else Fraction(25)
     with av.open(partial, "w", format="mpeg" if mpeg1 else "avi", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("mpeg1video" if mpeg1 else "mpeg4", rate=rate)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = settings.width, settings.height, "yuv420p"
         context = stream.codec_context
         context.bit_rate = int(BITS_PER_PIXEL * settings.width * settings.height * rate)

@@ -51,7 +51,7 @@ def pose(motion: str, progress: float, gait: float) -> tuple[dict[str, NDArray[n
             0.95,
         ),
     }[motion]
-    joints = {"hip": np.zeros(2)}
+    joints: dict[str, NDArray[np.float64]] = {"hip": np.zeros(2)}
     joints["neck"] = joints["hip"] - 0.31 * _down(-lean)
     joints["head"] = joints["neck"] - 0.11 * _down(-lean)
     for side, thigh, knee, arm in zip(("near", "far"), thighs, knees, arms, strict=True):

@@ -247,7 +247,7 @@ def test_a_finished_run_returns_at_once(finished: Path, cache: Path, monkeypatch
     [
         ({"beta": 0.1}, "settings = beta: 0.05, not 0.1"),
         ({"seed": 5}, "seed"),
-        ({"standardize": False}, "standardize"),
+        ({"standardize": True}, "standardize"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused_by_name(
@@ -312,7 +312,7 @@ Change = Callable[[Path], Path]
         ({"readout": "last"}, "readout='last'"),
         ({"model": "mean"}, "cell='mean'"),
         ({"select_inputs": 3}, "select_inputs is 0, this run asks for 3"),
-        ({"standardize": False}, "standardize is True, this run asks for False"),
+        ({"standardize": True}, "standardize is False, this run asks for True"),
     ],
 )
 def test_init_of_another_kind_is_refused(

@@ -100,7 +100,8 @@ def read_head(container: InputContainer, stream: VideoStream) -> StreamHead:
     return StreamHead(
         container=container.format.name,
         codec=codec.name,
-        pixel_format=codec.pix_fmt or "",
+        # Without a format to name, pix_fmt crashes the process in PyAV 17.
+        pixel_format=(codec.pix_fmt or "") if codec.format is not None else "",
         width=codec.width,
         height=codec.height,
         fps=float(stream.average_rate) if stream.average_rate else float("nan"),
