@@ -280,7 +280,9 @@ def test_features_far_from_zero_end_in_a_report(tmp_path: Path) -> None:
         return rows, [np.add(values, 5000) for values in features]
 
     cache = made_up_cache(tmp_path / "c.h5", change=lift)
-    report = methods.train(cache, TEST_SPLIT, TrainSettings(**TINY, standardize=True), tmp_path / "run", device=CPU)
+    report = methods.train(
+        cache, TEST_SPLIT, TrainSettings(**TINY, standardize=True), tmp_path / "run", device=CPU
+    )
     assert finite(report)
     assert 0 < report["compaction"]["max_abs_difference"] < 0.1
 
