@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -19,17 +20,28 @@ class _Group(click.Group):
     """Prints a user's error as one line and ends with exit code 2; an interruption ends with 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        # What a scheduler sends before it kills: the run stops as on Ctrl-C, and resumes.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "harvib"
+            click.echo(f"harvib: {error.format_message()} See `{command} --help`.", err=True)
+            sys.exit(2)
         except (InputError, CacheError) as error:
             click.echo(f"harvib: {error}", err=True)
+            sys.exit(2)
+        except OSError as error:
+            click.echo(f"harvib: {error.filename or 'writing'}: {error.strerror or error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
             click.echo("harvib: interrupted; the same command resumes", err=True)
             sys.exit(130)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
-@click.group(cls=_Group)
+@click.group("harvib", cls=_Group)
 @click.version_option(package_name="harfeat", message="%(prog)s %(version)s")
 def main() -> None:
     """Train recurrent models on feature caches, prune them, and compact them exactly."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,8 +99,9 @@ def test_a_value_out_of_range_is_refused_in_one_line(cache: Path, tmp_path: Path
 def test_a_value_of_the_wrong_kind_names_its_option(cache: Path, argument: str) -> None:
     code, _, errors = train(cache, argument)
     assert code == 2
-    assert errors.splitlines()[-1].startswith("Error: ")
-    assert argument.partition("=")[0] in errors.splitlines()[-1]
+    assert errors.startswith("harvib: ")
+    assert errors.count("\n") == 1
+    assert argument.partition("=")[0] in errors
 
 
 def test_an_unknown_split_lists_those_that_exist(cache: Path, tmp_path: Path) -> None:
@@ -156,3 +159,16 @@ def test_the_installed_command_works_from_any_folder(cache: Path, tmp_path: Path
     assert done.returncode == 2
     assert done.stderr.startswith("harvib: ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "run" / "metrics.csv"))
+
+    monkeypatch.setattr(RunFolder, "record", full)
+    cache = made_up_cache(tmp_path / "cache.h5")
+    result = CliRunner().invoke(
+        main, ["train", "--features", str(cache), "--split", TEST_SPLIT, "--run-dir", str(tmp_path / "run")]
+    )
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"harvib: {tmp_path / 'run' / 'metrics.csv'}: No space left on device"
