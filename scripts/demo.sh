@@ -27,7 +27,7 @@ step "4/6 Train an LSTM, prune it with VIB, compact and fine-tune it"
 # The last state, not the mean over time, since the order of the frames tells these classes; short epochs of small
 # batches, since there are 144 train clips.
 harvib train --features "$out/actions.h5" --split group --hidden 128 --readout last --batch 16 \
-    --plain-epochs 40 --vib-epochs 60 --finetune-epochs 60 --beta 3e-3 --beta-input 1e-4 --run-dir "$out/run"
+    --plain-epochs 40 --vib-epochs 60 --finetune-epochs 60 --run-dir "$out/run"
 
 step "5/6 Measure both models"
 harvib bench --model "$out/run" --steps 16

@@ -61,7 +61,7 @@ PROTOCOLS = {
     "ucf101-14": Protocol(
         _import_ucf101,
         "listed",
-        TrainSettings(),
+        TrainSettings(vib_epochs=25, beta=3e-2, beta_input=4e-4),
         TrainSettings(method="plain", model="mean", plain_epochs=30),
     ),
     "utd-mhad": Protocol(
@@ -75,8 +75,6 @@ PROTOCOLS = {
             lr=3e-4,
             plain_epochs=60,
             vib_epochs=60,
-            beta=3e-3,
-            beta_input=1e-4,
         ),
         TrainSettings(method="plain", model="mean", standardize=True, plain_epochs=60),
     ),
