@@ -61,8 +61,8 @@ PROTOCOLS = {
     "ucf101-14": Protocol(
         _import_ucf101,
         "listed",
-        TrainSettings(vib_epochs=25, beta=3e-2, beta_input=4e-4),
-        TrainSettings(method="plain", model="mean", plain_epochs=30),
+        TrainSettings(vib_epochs=60),
+        TrainSettings(model="mean", plain_epochs=30, vib_epochs=25, beta_input=4e-4),
     ),
     "utd-mhad": Protocol(
         _extract_utd,
@@ -76,7 +76,7 @@ PROTOCOLS = {
             plain_epochs=60,
             vib_epochs=60,
         ),
-        TrainSettings(method="plain", model="mean", standardize=True, plain_epochs=60),
+        TrainSettings(model="mean", standardize=True, plain_epochs=60, vib_epochs=25, beta_input=4e-4),
     ),
 }
 
@@ -136,7 +136,7 @@ def _runs(protocol: Protocol, cache: Path, work: Path, seed: int) -> dict[str, d
         "VIB-LSTM, compact": compact | {"ratio": vib["ratio"]},
         "LSTM of the compact shape, inputs by F score": run("same-shape", shape)["plain"],
         "LSTM of the compact size on all inputs": run("same-size", narrow)["plain"],
-        "mean over time + linear": run("mean", protocol.mean)["plain"],
+        "mean over time + linear": run("mean", replace(protocol.mean, method="plain"))["plain"],
         "mean over time + linear, VIB on the inputs": run("mean-vib", replace(protocol.mean, method="vib"))[
             "compact"
         ],
