@@ -29,7 +29,7 @@ from harfeat.decode.worker import Prepared
 from harfeat.errors import InputError
 from harfeat.hashing import sha256_of_file
 from harfeat.provenance import machine, versions
-from harfeat.sampling import SAMPLERS, uniform
+from harfeat.sampling import SAMPLERS, SamplingSettings, uniform
 from harfeat.splits import Split, leaking_groups
 
 
@@ -97,7 +97,7 @@ def extract(settings: ExtractSettings, progress: bool = True) -> ExtractResult:
         "kind": "video",
         "schema": VERSION,
         "decoder_policy": POLICY_VERSION,
-        "sampling": {"rule": settings.sampling, "frames": settings.frames},
+        "sampling": SamplingSettings(settings.sampling, settings.frames).recipe(),
         **backbone.recipe(),
         "dtype": settings.dtype,
     }
@@ -172,9 +172,8 @@ def _features(
     batcher: ClipBatcher[tuple[Clip, Prepared]] = ClipBatcher(backbone.features, backbone.batch)
     workers = min(joblib.cpu_count() if settings.workers < 0 else settings.workers, max(1, len(todo)))
     paths = [clip.path for clip in todo]
-    prepared = prepared_clips(
-        paths, settings.sampling, settings.frames, backbone.transform, workers, settings.clip_timeout
-    )
+    sampling = SamplingSettings(settings.sampling, settings.frames)
+    prepared = prepared_clips(paths, sampling, backbone.transform, workers, settings.clip_timeout)
     bar = tqdm(total=len(todo), desc="extract", unit="clip", disable=not (progress and todo))
     with closing(prepared), bar:
         for clip, result in zip(todo, prepared, strict=True):
@@ -182,7 +181,7 @@ def _features(
                 bar.update()
                 yield Failure(clip.name, str(result))
                 continue
-            for (done, source), values in batcher.add((clip, result), result.pixels):
+            for (done, source), values in batcher.add((clip, result), result.views[0].pixels):
                 bar.update()
                 yield _outcome(done, source, values, settings.dtype)
         for (done, source), values in batcher.flush():
@@ -196,7 +195,7 @@ def _outcome(clip: Clip, source: Prepared, values: np.ndarray, dtype: str) -> Ou
     if not np.isfinite(stored).all():
         return Failure(clip.name, f"features hold NaN or infinity as {dtype}; try --dtype float32")
     row = ClipRow(clip.name, clip.label, clip.group, source.source_frames, source.fps, source.sha256)
-    return row, ClipFeatures(stored, source.indices)
+    return row, ClipFeatures(stored, source.views[0].indices)
 
 
 def _pack(

@@ -32,6 +32,7 @@ from harfeat.decode.worker import Prepared, run
 from harfeat.errors import InputError
 from harfeat.pipeline import ExtractResult, ExtractSettings, extract
 from harfeat.preprocess import TransformConfig
+from harfeat.sampling import SamplingSettings
 
 MODEL = "test_vit"
 MPEG1 = Recipe("clip", ".mpg", "mpeg1video", b_frames=2, options=(("g", "12"),), container="mpeg")
@@ -259,9 +260,9 @@ def test_a_changed_video_is_extracted_again_and_no_other(
     make_clip(root / "diving" / "v_diving_01" / "v_diving_01_02.mpg", 20, 99)
     decoded: list[str] = []
 
-    def watched(path: str, rule: str, frames: int, config: TransformConfig) -> Prepared:
+    def watched(path: str, sampling: SamplingSettings, config: TransformConfig) -> Prepared:
         decoded.append(Path(path).name)
-        return run(path, rule, frames, config)
+        return run(path, sampling, config)
 
     monkeypatch.setattr(pool, "run", watched)
     assert go(root, out).resumed == 11
@@ -348,13 +349,13 @@ def test_a_data_set_without_one_good_clip_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
-def hostile(path: str, rule: str, frames: int, config: TransformConfig) -> Prepared:
+def hostile(path: str, sampling: SamplingSettings, config: TransformConfig) -> Prepared:
     """What a worker runs here: some clips hang it as decord can, some kill it."""
     if "_02_01" in path:
         pow(3, 10**9)
     if "_02_02" in path and "diving" in path:
         os.kill(os.getpid(), signal.SIGKILL)
-    return run(path, rule, frames, config)
+    return run(path, sampling, config)
 
 
 def test_a_hang_and_a_crash_cost_one_clip_each(

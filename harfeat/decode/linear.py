@@ -11,17 +11,17 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 
 from harfeat.decode.probe import check_size, open_video
-from harfeat.decode.records import Choose, ClipFrames, DecodeError, chosen_indices
+from harfeat.decode.records import Choose, DecodeError, Keep, Kept, Pictures, chosen_indices
 
 KEEP_BYTES = 256 * 2**20
 
 
-def decode(path: Path, fps: float, choose: Choose) -> ClipFrames:
+def decode(path: Path, fps: float, choose: Choose, keep: Keep[Kept]) -> Pictures[Kept]:
     """The chosen frames of a clip by a linear decode; `fps` is passed on.
 
     The indices depend on the frame count, which only decoding tells. So the first pass keeps the decoded
     frames as they are (YUV, unconverted) up to `KEEP_BYTES`; a longer clip is counted to its end and decoded
-    a second time. Memory is bounded by `KEEP_BYTES` plus the T frames asked for. (UCF101's mean clip keeps
+    a second time. Memory is bounded by `KEEP_BYTES` plus what `keep` keeps. (UCF101's mean clip keeps
     21 MB; measured, one pass takes 13-25 ms for the genuine clips, two passes 18-38 ms.)
 
     Raises:
@@ -36,13 +36,12 @@ def decode(path: Path, fps: float, choose: Choose) -> ClipFrames:
             kept_bytes += sum(plane.buffer_size for plane in frame.planes)
             if kept_bytes > KEEP_BYTES:
                 kept.clear()
-    indices = chosen_indices(choose, count)
-    wanted = frozenset(indices.tolist())
+    wanted = frozenset(chosen_indices(choose, count).tolist())
     source = kept or _decoded(path)
-    pictures = {i: _to_rgb(frame) for i, frame in enumerate(source) if i in wanted}
+    pictures = {i: keep(_to_rgb(frame)) for i, frame in enumerate(source) if i in wanted}
     if wanted - pictures.keys():
         raise DecodeError(f"the file changed while it was read: {count} frames, then fewer")
-    return ClipFrames(np.stack([pictures[i] for i in indices.tolist()]), indices, count, fps, "pyav")
+    return Pictures(pictures, count, fps, "pyav")
 
 
 def _decoded(path: Path) -> Iterator[VideoFrame]:

@@ -15,10 +15,11 @@ from harfeat.decode.records import DecodeError
 from harfeat.decode.worker import Prepared, initialise, run, worker_context
 from harfeat.errors import InputError
 from harfeat.preprocess import TransformConfig
+from harfeat.sampling import SamplingSettings
 
 
 def prepared_clips(
-    paths: Sequence[Path], rule: str, frames: int, transform: TransformConfig, workers: int, timeout: float
+    paths: Sequence[Path], sampling: SamplingSettings, transform: TransformConfig, workers: int, timeout: float
 ) -> Generator[Prepared | DecodeError, None, None]:
     """Decode and prepare clips in `workers` processes; 0 decodes in this one, without protection.
 
@@ -27,14 +28,14 @@ def prepared_clips(
     Raises InputError where no process starts.
     """
     if workers == 0:
-        yield from (_prepare_here(path, rule, frames, transform) for path in paths)
+        yield from (_prepare_here(path, sampling, transform) for path in paths)
         return
     pool = ProcessPool(workers, context=worker_context(), initializer=initialise)
     waiting: deque[Any] = deque()
     remaining = iter(paths)
     try:
         for path in remaining:
-            waiting.append(pool.schedule(run, args=(str(path), rule, frames, transform), timeout=timeout))
+            waiting.append(pool.schedule(run, args=(str(path), sampling, transform), timeout=timeout))
             if len(waiting) > 2 * workers + 1:
                 yield _outcome(waiting.popleft(), timeout)
         while waiting:
@@ -50,9 +51,9 @@ def prepared_clips(
         pool.join()
 
 
-def _prepare_here(path: Path, rule: str, frames: int, transform: TransformConfig) -> Prepared | DecodeError:
+def _prepare_here(path: Path, sampling: SamplingSettings, transform: TransformConfig) -> Prepared | DecodeError:
     try:
-        return run(str(path), rule, frames, transform)
+        return run(str(path), sampling, transform)
     except DecodeError as error:
         return error
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
 Choose = Callable[[int], np.ndarray]
+"""Maps the exact frame count N to the wanted indices, (T,) within [0, N), in any order and with repeats."""
+
+Kept = TypeVar("Kept")
+Keep = Callable[[np.ndarray], Kept]
+"""What to keep of a frame, (H, W, 3) uint8 RGB: called once a wanted frame, so that memory holds no others."""
 
 
 class DecodeError(Exception):
@@ -31,6 +37,16 @@ class ClipFrames:
 
     frames: np.ndarray
     indices: np.ndarray
+    source_frames: int
+    fps: float
+    decoder: str
+
+
+@dataclass(frozen=True)
+class Pictures(Generic[Kept]):
+    """What was kept of each wanted frame, by its index; the other fields as in `ClipFrames`."""
+
+    kept: dict[int, Kept]
     source_frames: int
     fps: float
     decoder: str

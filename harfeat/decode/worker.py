@@ -4,13 +4,14 @@ Native decoders can hang or crash, and no thread can be stopped from outside. So
 processes that the pool may kill, at the cost of that one clip:
 
     pool = pebble.ProcessPool(workers, context=worker_context(), initializer=initialise)
-    future = pool.schedule(run, args=(path, "uniform", 25, config), timeout=60)
+    future = pool.schedule(run, args=(path, SamplingSettings(), config), timeout=60)
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -18,10 +19,23 @@ from pathlib import Path
 import numpy as np
 import torch  # before decord, which can hang the process when it comes first
 
-from harfeat.decode import DecodeError, decode_clip
+from harfeat.decode import DecodeError, decode_pictures
 from harfeat.hashing import sha256_of_file
 from harfeat.preprocess import TransformConfig, prepare
-from harfeat.sampling import sample
+from harfeat.sampling import SamplingError, SamplingSettings, View, plan
+
+
+@dataclass(frozen=True)
+class PreparedView:
+    """One stream of a clip.
+
+    Attributes:
+        pixels: (T, 3, H, W) uint8 RGB, resized, cropped, mirrored where the view says so, not yet normalised.
+        indices: (T,) int64 into the source frames.
+    """
+
+    pixels: np.ndarray
+    indices: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -29,46 +43,57 @@ class Prepared:
     """One clip, ready for the model.
 
     Attributes:
-        pixels: (T, 3, H, W) uint8 RGB, resized and cropped, not yet normalised.
-        indices: (T,) int64 into the source frames.
+        views: one a name in `SamplingSettings.stream_names()`.
         source_frames: exact number of frames in the clip.
         fps: by the container; NaN where it states none.
         decoder: "decord" or "pyav".
         sha256: of the file's bytes, in hex.
     """
 
-    pixels: np.ndarray
-    indices: np.ndarray
+    views: tuple[PreparedView, ...]
     source_frames: int
     fps: float
     decoder: str
     sha256: str
 
 
-def run(path: str, rule: str, frames: int, transform_config: TransformConfig) -> Prepared:
-    """Decode, sample and prepare one clip.
+def run(path: str, sampling: SamplingSettings, transform_config: TransformConfig) -> Prepared:
+    """Decode one clip once, prepare each wanted frame once, and put together its views.
 
     Args:
         path: the video file.
-        rule: a rule of `harfeat.sampling`.
-        frames: T, how many frames to take.
+        sampling: which frames to take.
         transform_config: how the model wants its pictures.
 
     Raises:
-        DecodeError: this clip cannot be decoded.
-        InputError: no such rule, or fewer than one frame asked for.
+        DecodeError: this clip cannot be decoded, or not sampled as asked.
     """
     file = Path(path)
     try:
         # Before decoding: should the file change meanwhile, the next run sees that the hash is not its own.
         digest = sha256_of_file(file) if file.is_file() else ""
-        clip = decode_clip(file, lambda count: sample(rule, count, frames))
-        pixels = prepare(clip.frames, transform_config)
+        planned: tuple[View, ...] = ()
+
+        def choose(count: int, fps: float) -> np.ndarray:
+            nonlocal planned
+            planned = plan(sampling, count, fps, digest)
+            return np.concatenate([view.indices for view in planned])
+
+        clip = decode_pictures(file, choose, lambda frame: prepare(frame[None], transform_config)[0])
+        views = tuple(_put_together(view, clip.kept) for view in planned)
+    except SamplingError as error:
+        raise DecodeError(str(error)) from error
     except OSError as error:
         raise DecodeError(f"cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
         raise DecodeError("not enough memory for its frames") from error
-    return Prepared(pixels, clip.indices, clip.source_frames, clip.fps, clip.decoder, digest)
+    return Prepared(views, clip.source_frames, clip.fps, clip.decoder, digest)
+
+
+def _put_together(view: View, frames: Mapping[int, np.ndarray]) -> PreparedView:
+    """Mirrored last, so that a mirrored frame is the prepared frame mirrored, to the pixel."""
+    pixels = np.stack([frames[index] for index in view.indices.tolist()])
+    return PreparedView(np.ascontiguousarray(pixels[..., ::-1]) if view.flip else pixels, view.indices)
 
 
 def initialise() -> None:
