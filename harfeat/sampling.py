@@ -99,8 +99,8 @@ class SamplingSettings:
             raise InputError(f"--interval {self.interval} does not go with --sampling {self.rule}: leave one out")
         if self.max_interval and not self.draws:
             raise InputError(f"--max-interval {self.max_interval} needs --sampling random or --views")
-        if self.rule == "fps" and not 0 < self.fps <= 1000:
-            raise InputError(f"--fps {self.fps:g}: --sampling fps needs a rate from above 0 to 1000")
+        if self.rule == "fps" and not 0.001 <= self.fps <= 1000:
+            raise InputError(f"--fps {self.fps:g}: --sampling fps needs a rate from 0.001 to 1000")
         if self.rule != "fps" and self.fps != 0:
             raise InputError(f"--fps {self.fps:g} does not go with --sampling {self.rule}: leave one out")
 
