@@ -158,7 +158,10 @@ def test_random_draws_every_interval_start_and_flip_evenly() -> None:
         view = main("random", 11, key=hashlib.sha256(b"%d" % clip).hexdigest(), frames=3)
         draws[int(view.indices[1] - view.indices[0]), int(view.indices[0]), view.flip] += 1
     chances = {
-        (d, s, f): 1 / (5 * (11 - 2 * d) * 2) for d in range(1, 6) for s in range(11 - 2 * d) for f in (0, 1)
+        (d, s, f): 1 / (5 * (11 - 2 * d) * 2)
+        for d in range(1, 6)
+        for s in range(11 - 2 * d)
+        for f in (False, True)
     }
     assert draws.keys() == chances.keys()
     for what, chance in chances.items():
