@@ -12,6 +12,8 @@ from harfeat.commands.datasets import datasets
 from harfeat.commands.extract import extract_command
 from harfeat.commands.import_ import import_command
 from harfeat.commands.info import info
+from harfeat.commands.pull import pull_command
+from harfeat.commands.push import push_command
 from harfeat.errors import InputError
 
 
@@ -47,3 +49,5 @@ main.add_command(datasets)
 main.add_command(extract_command)
 main.add_command(import_command)
 main.add_command(info)
+main.add_command(push_command)
+main.add_command(pull_command)

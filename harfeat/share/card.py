@@ -1,0 +1,169 @@
+"""The data set card of a shared cache: README.md, with the front matter that the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harfeat.cache import Cache
+from harfeat.cache.manifest import Manifest
+from harfeat.splits import TEST, TRAIN, UNUSED
+
+_MANY_FAILURES = 20
+_SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
+LICENCE = (
+    "The features are derived from videos that belong to others. The terms of the data set they were computed "
+    "from apply to them as well; whoever shares this folder adds no right of their own."
+)
+
+
+def title_of(cache: Cache) -> str:
+    """A short name: the data set where the cache knows it, and the model where its recipe tells one."""
+    dataset = cache.provenance.get("dataset")
+    name = dataset.get("name") if isinstance(dataset, Mapping) else None
+    model = cache.recipe.get("model")
+    words = [str(name) if name else "Action video", "features"]
+    return " ".join([*words, *(["by", str(_inner(model))] if model else [])])
+
+
+def card(cache: Cache, manifest: Manifest) -> str:
+    """The text of README.md for a cache whose files `manifest` lists. Everything is read from the cache."""
+    title = title_of(cache)
+    return "\n".join(
+        [
+            _front_matter(title, len(cache.clips)),
+            f"# {_plain(title)}\n",
+            "Frame features of action videos, extracted by [harfeat](https://pypi.org/project/harfeat/).\n",
+            f"{len(cache.clips):,} clips of {len(cache.classes):,} classes in {len(manifest.files)} file(s); "
+            f"{len(cache.failures):,} clips of the data set could not be extracted.\n",
+            "## How to load\n",
+            _loading(manifest),
+            "## What is inside\n",
+            _table(("stream", "rows", "values a row", "type"), _streams(cache)),
+            "## Splits\n",
+            _table(("split", "train", "test", "unused", "leaking groups", "rule"), _splits(cache)),
+            "A leaking group is a source video or subject with clips in both train and test: "
+            "accuracy on such a split is inflated.\n",
+            "## How the features were made\n",
+            _table(("field", "value"), list(_flat(cache.recipe)) + list(_flat(_told(cache)))),
+            "## Classes\n",
+            _table(("index", "class", "clips"), _classes(cache)),
+            *_failures(cache),
+            "## Identity\n",
+            f"- fingerprint: `{cache.fingerprint}` (SHA-256 of the recipe above; caches with different ones "
+            "must not be mixed)",
+            "- every file's SHA-256 stands in `manifest.json` and in `croissant.json`\n",
+            "## Licence\n",
+            f"{LICENCE}\n",
+        ]
+    )
+
+
+def _front_matter(title: str, clips: int) -> str:
+    size = next((name for name, bound in _SIZES if clips < bound), "n>10M")
+    # JSON's strings and lists are YAML.
+    fields = {
+        "pretty_name": title,
+        "license": "other",
+        "license_name": "terms-of-the-source-videos",
+        "task_categories": ["video-classification"],
+        "size_categories": [size],
+        "tags": ["harfeat", "action-recognition", "video-features", "hdf5"],
+    }
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---\n"])
+
+
+def _loading(manifest: Manifest) -> str:
+    packed = manifest.of_kind("cache")
+    example = packed[0].name if packed else manifest.of_kind("shard")[0].name if manifest.of_kind("shard") else ""
+    place = f"<folder>/{packed[0].name}" if packed else "<folder>"
+    return f"""Checked and complete, with harfeat (`harfeat pull <address>` fetches the folder):
+
+```python
+from harfeat.cache import open_cache
+
+with open_cache("{place}") as cache:
+    rows = cache.read(0).features            # (frames, values) of the first clip
+    names = [clip.name for clip in cache.clips]
+```
+
+With nothing but h5py; clip v owns the rows `offsets[v]:offsets[v + 1]`:
+
+```python
+import h5py
+
+with h5py.File("{example}", "r") as file:
+    stream = file["streams/rgb"]
+    start, stop = stream["offsets"][0:2]
+    rows = stream["features"][start:stop]
+    name = file["clips/name"][0].decode()
+```
+"""
+
+
+def _streams(cache: Cache) -> list[tuple[str, ...]]:
+    return [
+        (name, f"{int(np.sum(cache.lengths(name))):,}", f"{cache.dim(name):,}", str(cache.dtype(name)))
+        for name in cache.streams
+    ]
+
+
+def _splits(cache: Cache) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            *(f"{int(np.sum(split.roles == role)):,}" for role in (TRAIN, TEST, UNUSED)),
+            f"{split.leaking_groups:,}",
+            split.rule,
+        )
+        for name, split in cache.splits.items()
+    ]
+
+
+def _classes(cache: Cache) -> list[tuple[str, ...]]:
+    counts = np.bincount(cache.labels[cache.labels >= 0], minlength=len(cache.classes))
+    return [(str(index), name, f"{counts[index]:,}") for index, name in enumerate(cache.classes)]
+
+
+def _failures(cache: Cache) -> list[str]:
+    if not cache.failures:
+        return []
+    rows = [(failure.name, failure.reason) for failure in cache.failures[:_MANY_FAILURES]]
+    rest = len(cache.failures) - len(rows)
+    return [
+        "## Clips that are missing\n",
+        _table(("clip", "reason"), rows),
+        *([f"and {rest:,} more, listed in the cache\n"] if rest else []),
+    ]
+
+
+def _told(cache: Cache) -> dict[str, Any]:
+    """What the provenance says beside the recipe; no paths of the machine it was made on."""
+    return {key: cache.provenance[key] for key in ("versions", "machine") if key in cache.provenance}
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in sorted(fields.items()):
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _inner(model: Any) -> Any:
+    return model.get("name", "") if isinstance(model, Mapping) else model
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text as Markdown shows it: names in a cache may come from strangers."""
+    for character in "\\|<>[]*_`#":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
