@@ -12,6 +12,7 @@ from harfeat.commands.datasets import datasets
 from harfeat.commands.extract import extract_command
 from harfeat.commands.import_ import import_command
 from harfeat.commands.info import info
+from harfeat.commands.pack import pack_command
 from harfeat.commands.pull import pull_command
 from harfeat.commands.push import push_command
 from harfeat.errors import InputError
@@ -51,3 +52,4 @@ main.add_command(import_command)
 main.add_command(info)
 main.add_command(push_command)
 main.add_command(pull_command)
+main.add_command(pack_command)

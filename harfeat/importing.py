@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harfeat.cache import CacheHead, write_cache
+from harfeat.cache import CacheHead, single_stream, write_cache
 from harfeat.cache.schema import VERSION
 from harfeat.errors import InputError
 from harfeat.hashing import sha256_of_file
@@ -37,7 +37,7 @@ def import_features(
     with IMPORTERS[kind](source, keys) as arrays:
         clips = check(source, arrays)
         head = _head(source, kind, keys, clips, test_groups, split_seed, features_id)
-        write_cache(out, head, clips.lengths, clips.features(), clips.dim, clips.dtype)
+        write_cache(out, head, *single_stream(clips.lengths, clips.features(), clips.dim, clips.dtype))
     return tuple(head.splits)
 
 

@@ -15,6 +15,7 @@ def describe(cache: Cache) -> dict[str, Any]:
         "file": str(cache.path),
         "version": cache.version,
         "fingerprint": cache.fingerprint,
+        "content": cache.content,
         "clips": len(cache.clips),
         "classes": list(cache.classes),
         "clips_per_class": np.bincount(cache.labels[cache.labels >= 0], minlength=len(cache.classes)).tolist(),

@@ -1,84 +1,47 @@
-"""From a data set to its cache: decode ahead, run the model in full batches, write parts, pack.
+"""From a data set to its cache: find out what is missing, extract it, complete the cache.
 
-Every 30 seconds the finished clips become a part on disk. The same call takes up what is there, after checking
-that each video still has the bytes it was extracted from.
+The same call takes up what is there, after checking that each video still has the bytes it was extracted from.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import joblib
-import numpy as np
 from tqdm import tqdm
 
-from harfeat.backbone import Backbone, build_backbone
-from harfeat.batching import ClipBatcher
-from harfeat.cache import CacheHead, ClipFeatures, ClipRow, Failure
-from harfeat.cache.parts import Parts
-from harfeat.cache.schema import VERSION
+from harfeat.backbone import Backbone
+from harfeat.cache import CacheHead, ClipRow, Failure
+from harfeat.cache.folder import WorkFolder
+from harfeat.cache.manifest import Manifest
 from harfeat.datasets import Clip, Dataset, DatasetOptions, load_dataset
-from harfeat.decode import POLICY_VERSION, DecodeError
-from harfeat.decode.pool import prepared_clips
-from harfeat.decode.worker import Prepared
+from harfeat.datasets.subset import limited, without
 from harfeat.errors import InputError
+from harfeat.extraction import Destination, backbone_of, extract_clips, recipe_of
 from harfeat.hashing import sha256_of_file
 from harfeat.provenance import machine, versions
-from harfeat.sampling import SAMPLERS, SamplingSettings, uniform
-from harfeat.splits import Split, leaking_groups
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    """Settings of `harfeat extract`.
-
-    `limit` takes about that many clips, spread evenly over the classes; 0 takes all. `workers` 0 decodes in the
-    main process, -1 starts one process a core. `clip_timeout` is in seconds.
-    """
-
-    dataset: str
-    root: Path
-    out: Path
-    model: str = "tf_efficientnet_lite0"
-    weights: str = "auto"
-    frames: int = 25
-    sampling: str = "uniform"
-    splits_dir: Path | None = None
-    group_pattern: str | None = None
-    test_groups: tuple[str, ...] = ()
-    split_seed: int = 0
-    workers: int = -1
-    device: str = "auto"
-    precision: str = "auto"
-    dtype: str = "float16"
-    batch: int = 32
-    limit: int = 0
-    clip_timeout: float = 120.0
-    part_seconds: float = 30.0
-
-    def __post_init__(self) -> None:
-        if self.sampling not in SAMPLERS:
-            raise InputError(f"--sampling {self.sampling}: choose one of {', '.join(SAMPLERS)}")
-        for name, low in (("frames", 1), ("batch", 1), ("limit", 0), ("workers", -1), ("split_seed", 0)):
-            if getattr(self, name) < low:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {low}")
-        if not self.clip_timeout > 0:
-            raise InputError(f"--clip-timeout {self.clip_timeout}: must be more than 0 seconds")
+from harfeat.settings import ExtractSettings
+from harfeat.splits import Split
 
 
 @dataclass(frozen=True)
 class ExtractResult:
-    """What an extraction did: clips in the cache, of them taken over from earlier, failures, data set notes."""
+    """What an extraction did.
+
+    `clips` in the cache, of them `resumed` taken over from earlier; `failures`, of them `known` from earlier and
+    not tried again; `dropped` files that were found damaged; `notes` of the data set.
+    """
 
     clips: int
     resumed: int
     failures: tuple[Failure, ...]
+    known: int
     splits: tuple[Split, ...]
+    dropped: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: float
 
@@ -86,133 +49,71 @@ class ExtractResult:
 def extract(settings: ExtractSettings, progress: bool = True) -> ExtractResult:
     """Make or finish the cache `settings.out`. Raises InputError; a clip that fails is recorded instead."""
     started = time.perf_counter()
-    options = DatasetOptions(
-        settings.splits_dir, settings.group_pattern, settings.test_groups, settings.split_seed
-    )
-    dataset = _limited(load_dataset(settings.dataset, settings.root, options), settings.limit)
-    backbone = build_backbone(
-        settings.model, settings.weights, settings.device, settings.precision, settings.batch
-    )
-    recipe = {
-        "kind": "video",
-        "schema": VERSION,
-        "decoder_policy": POLICY_VERSION,
-        "sampling": SamplingSettings(settings.sampling, settings.frames).recipe(),
-        **backbone.recipe(),
-        "dtype": settings.dtype,
-    }
-    parts = Parts(settings.out, recipe, np.dtype(settings.dtype))
+    dataset = limited(load(settings), settings.limit)
+    backbone = backbone_of(settings)
+    recipe = recipe_of(settings, backbone)
+    provenance = _provenance(dataset, backbone, settings)
+    folder = WorkFolder(settings.out, Manifest(recipe, len(dataset.clips), provenance=provenance))
     try:
-        done = parts.open()
+        folder.open()
+        done = folder.done
         _refuse_loss(dataset, done, settings.out)
         changed = _changed(dataset.clips, done)
-        parts.forget(changed)
-        todo = [clip for clip in dataset.clips if clip.name not in done or clip.name in changed]
-        failures = _extract_clips(todo, dataset, backbone, settings, parts, progress)
-        _pack(dataset, backbone, settings, recipe, parts, failures)
+        folder.forget(changed)
+        names = {clip.name for clip in dataset.clips}
+        retried = set(folder.failures) if settings.retry_failed else set(folder.failures) - names
+        folder.retry(retried | changed)
+        known = len(folder.failures)
+        todo = [
+            clip for clip in dataset.clips if clip.name not in folder.done and clip.name not in folder.failures
+        ]
+        destination = Destination(folder.path, recipe, dataset.classes)
+        with tqdm(total=len(todo), desc="extract", unit="clip", disable=not (progress and todo)) as bar:
+            extract_clips(todo, backbone, settings, destination, folder.add, bar.update)
+        kept = without(dataset, folder.failures)
+        failures = tuple(folder.failures.values())
+        _complete(dataset, kept, failures, folder, recipe, provenance)
     finally:
-        parts.close()
-    kept = len(dataset.clips) - len(failures)
+        folder.close()
     return ExtractResult(
-        kept,
-        len(dataset.clips) - len(todo),
-        tuple(failures),
-        _subset(dataset, failures).splits,
+        len(kept.clips),
+        len(dataset.clips) - len(todo) - known,
+        failures,
+        known,
+        kept.splits,
+        tuple(folder.dropped),
         dataset.notes,
         time.perf_counter() - started,
     )
 
 
-def _extract_clips(
-    todo: Sequence[Clip],
+def load(settings: ExtractSettings) -> Dataset:
+    """The data set that the settings name; raises InputError."""
+    options = DatasetOptions(
+        settings.splits_dir, settings.group_pattern, settings.test_groups, settings.split_seed
+    )
+    return load_dataset(settings.dataset, settings.root, options)
+
+
+def _complete(
     dataset: Dataset,
-    backbone: Backbone,
-    settings: ExtractSettings,
-    parts: Parts,
-    progress: bool,
-) -> list[Failure]:
-    failures: list[Failure] = []
-    rows: list[ClipRow] = []
-    features: list[ClipFeatures] = []
-    written = time.monotonic()
-
-    def write() -> None:
-        nonlocal written
-        if rows:
-            parts.add(dataset.classes, rows, features)
-        rows.clear()
-        features.clear()
-        written = time.monotonic()
-
-    try:
-        # Closed at once on an error: the traceback would keep the decoding processes alive.
-        with closing(_features(todo, backbone, settings, progress)) as results:
-            for result in results:
-                if isinstance(result, Failure):
-                    failures.append(result)
-                    continue
-                row, values = result
-                rows.append(row)
-                features.append(values)
-                if time.monotonic() - written > settings.part_seconds:
-                    write()
-    finally:
-        # Ctrl-C comes here too: what is finished is kept.
-        write()
-    return failures
-
-
-Outcome = tuple[ClipRow, ClipFeatures] | Failure
-
-
-def _features(
-    todo: Sequence[Clip], backbone: Backbone, settings: ExtractSettings, progress: bool
-) -> Generator[Outcome, None, None]:
-    """The row and features of each clip, or its failure; finished clips come in order."""
-    batcher: ClipBatcher[tuple[Clip, Prepared]] = ClipBatcher(backbone.features, backbone.batch)
-    workers = min(joblib.cpu_count() if settings.workers < 0 else settings.workers, max(1, len(todo)))
-    paths = [clip.path for clip in todo]
-    sampling = SamplingSettings(settings.sampling, settings.frames)
-    prepared = prepared_clips(paths, sampling, backbone.transform, workers, settings.clip_timeout)
-    bar = tqdm(total=len(todo), desc="extract", unit="clip", disable=not (progress and todo))
-    with closing(prepared), bar:
-        for clip, result in zip(todo, prepared, strict=True):
-            if isinstance(result, DecodeError):
-                bar.update()
-                yield Failure(clip.name, str(result))
-                continue
-            for (done, source), values in batcher.add((clip, result), result.views[0].pixels):
-                bar.update()
-                yield _outcome(done, source, values, settings.dtype)
-        for (done, source), values in batcher.flush():
-            bar.update()
-            yield _outcome(done, source, values, settings.dtype)
-
-
-def _outcome(clip: Clip, source: Prepared, values: np.ndarray, dtype: str) -> Outcome:
-    with np.errstate(over="ignore"):
-        stored = values.astype(dtype)
-    if not np.isfinite(stored).all():
-        return Failure(clip.name, f"features hold NaN or infinity as {dtype}; try --dtype float32")
-    row = ClipRow(clip.name, clip.label, clip.group, source.source_frames, source.fps, source.sha256)
-    return row, ClipFeatures(stored, source.views[0].indices)
-
-
-def _pack(
-    dataset: Dataset,
-    backbone: Backbone,
-    settings: ExtractSettings,
-    recipe: dict[str, Any],
-    parts: Parts,
+    kept: Dataset,
     failures: Sequence[Failure],
+    folder: WorkFolder,
+    recipe: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> None:
-    kept = _subset(dataset, failures)
     if not kept.clips:
         raise InputError(
             f"none of the {len(dataset.clips)} clips could be decoded; the first, {failures[0].name}: "
             f"{failures[0].reason}"
         )
-    provenance = {
+    rows = [ClipRow(clip.name, clip.label, clip.group) for clip in kept.clips]
+    folder.finish(CacheHead(recipe, kept.classes, rows, kept.splits, failures, provenance))
+
+
+def _provenance(dataset: Dataset, backbone: Backbone, settings: ExtractSettings) -> dict[str, Any]:
+    return {
         "dataset": {"name": dataset.name, "root": str(dataset.root), "notes": list(dataset.notes)},
         "settings": {
             key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()
@@ -222,48 +123,6 @@ def _pack(
         "versions": versions(),
         "machine": machine(),
     }
-    rows = [ClipRow(clip.name, clip.label, clip.group) for clip in kept.clips]
-    parts.pack(CacheHead(recipe, kept.classes, rows, kept.splits, failures, provenance), backbone.dim)
-
-
-def _subset(dataset: Dataset, failures: Sequence[Failure]) -> Dataset:
-    """The data set without the clips that failed."""
-    failed = {failure.name for failure in failures}
-    return _take(dataset, [index for index, clip in enumerate(dataset.clips) if clip.name not in failed])
-
-
-def _limited(dataset: Dataset, limit: int) -> Dataset:
-    """At most `limit` clips, of every class evenly; the splits stay what they are on the whole set."""
-    if limit == 0 or limit >= len(dataset.clips):
-        return dataset
-    classes: dict[int, list[int]] = {}
-    for index, clip in enumerate(dataset.clips):
-        classes.setdefault(clip.label, []).append(index)
-    shares = dict.fromkeys(classes, 0)
-    while sum(shares.values()) < limit:
-        for label in sorted(classes, key=lambda label: shares[label] / len(classes[label])):
-            if sum(shares.values()) < limit and shares[label] < len(classes[label]):
-                shares[label] += 1
-    chosen = sorted(
-        members[place]
-        for label, members in classes.items()
-        if shares[label]
-        for place in uniform(len(members), shares[label])
-    )
-    note = f"limited to {limit} of {len(dataset.clips)} clips"
-    return replace(_take(dataset, chosen), notes=(*dataset.notes, note))
-
-
-def _take(dataset: Dataset, chosen: Sequence[int]) -> Dataset:
-    if len(chosen) == len(dataset.clips):
-        return dataset
-    clips = tuple(dataset.clips[index] for index in chosen)
-    groups = [clip.group for clip in clips]
-    splits = []
-    for split in dataset.splits:
-        roles = split.roles[list(chosen)]
-        splits.append(replace(split, roles=roles, leaking_groups=leaking_groups(roles, groups)))
-    return replace(dataset, clips=clips, splits=tuple(splits))
 
 
 def _refuse_loss(dataset: Dataset, done: Mapping[str, ClipRow], out: Path) -> None:
@@ -276,7 +135,7 @@ def _refuse_loss(dataset: Dataset, done: Mapping[str, ClipRow], out: Path) -> No
         )
 
 
-def _changed(clips: Sequence[Clip], done: dict[str, ClipRow]) -> set[str]:
+def _changed(clips: Sequence[Clip], done: Mapping[str, ClipRow]) -> set[str]:
     """Names of the clips whose video is no longer what it was when its features were made."""
     known = [clip for clip in clips if clip.name in done]
     hashes = joblib.Parallel(n_jobs=-1, prefer="threads")(joblib.delayed(_hash)(clip.path) for clip in known)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harfeat.cache import CacheHead, ClipFeatures, ClipRow, Failure, write_cache
+from harfeat.cache import CacheHead, ClipFeatures, ClipRow, Failure, single_stream, write_cache
 from harfeat.splits import fixed_split
 
 CLASSES = ("hop", "run", "sit")
@@ -52,9 +52,8 @@ def made_up_cache(
     split = fixed_split(TEST_SPLIT, roles[: len(rows)], [row.group for row in rows], "last two groups test")
     head = CacheHead({"kind": recipe}, classes, rows, [split], failures)
     clips = (ClipFeatures(values.astype(dtype), np.arange(len(values))) for values in features)
-    write_cache(
-        path, head, [len(values) for values in features], clips, features[0].shape[1] if features else dim, dtype
-    )
+    width = features[0].shape[1] if features else dim
+    write_cache(path, head, *single_stream([len(values) for values in features], clips, width, dtype))
     return path
 
 

@@ -16,10 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harfeat.cache import CacheError, CacheHead, ClipFeatures, ClipRow, Failure, open_cache, write_cache
+from harfeat.cache import (
+    CacheError,
+    CacheHead,
+    ClipFeatures,
+    ClipRow,
+    Failure,
+    open_cache,
+    single_stream,
+    write_cache,
+)
 from harfeat.cache.fingerprint import differing_fields, fingerprint
-from harfeat.cache.parts import Parts
-from harfeat.errors import InputError
 from harfeat.splits import Split
 
 RECIPE: dict[str, Any] = {
@@ -52,14 +59,14 @@ COLUMNS = ("name", "group", "sha256", "label", "source_frames", "fps")
 DATASETS = (
     *(f"clips/{column}" for column in COLUMNS),
     *("classes", "splits/random", "failures/name", "failures/reason"),
-    *("streams/rgb/features", "streams/rgb/offsets", "streams/rgb/frame_index"),
+    *("streams/rgb/features", "streams/rgb/offsets", "streams/rgb/frame_index", "streams/rgb/sha256"),
 )
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     target = tmp_path / "new" / "cache.h5"
-    write_cache(target, HEAD, LENGTHS, iter(FEATURES), 6, np.float16)
+    write_cache(target, HEAD, *single_stream(LENGTHS, iter(FEATURES), 6, np.float16))
     return target
 
 
@@ -104,7 +111,7 @@ def test_plain_h5py_finds_the_layout_that_is_promised(path: Path) -> None:
 
 
 def test_a_cache_without_clips_or_splits_is_read(tmp_path: Path) -> None:
-    write_cache(tmp_path / "e.h5", CacheHead({}, (), ()), (), iter(()), 5, np.float32)
+    write_cache(tmp_path / "e.h5", CacheHead({}, (), ()), *single_stream((), (), 5, np.float32))
     with open_cache(tmp_path / "e.h5") as cache:
         assert (cache.clips, dict(cache.splits), cache.dim()) == ((), {}, 5)
         assert cache.read_all().shape == (0, 5)
@@ -120,10 +127,10 @@ def test_writing_is_all_or_nothing(tmp_path: Path, path: Path) -> None:
     before = path.read_bytes()
     for target in (path, tmp_path / "absent" / "x.h5"):
         with pytest.raises(ZeroDivisionError):
-            write_cache(target, HEAD, LENGTHS, broken(), 6, np.float16)
+            write_cache(target, HEAD, *single_stream(LENGTHS, broken(), 6, np.float16))
         for features in (short, wrong):
-            with pytest.raises(ValueError, match=r"shorter|longer|rows of 6"):
-                write_cache(target, HEAD, LENGTHS, iter(features), 6, np.float16)
+            with pytest.raises(ValueError, match=r"2 clips of features for 3 rows|rows of 6"):
+                write_cache(target, HEAD, *single_stream(LENGTHS, iter(features), 6, np.float16))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
     assert list((tmp_path / "absent").iterdir()) == []
@@ -140,7 +147,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 rows = [ClipRow(f"clip{{i}}", 0) for i in range(200)]
 clips = (ClipFeatures(np.ones((4, 64), np.float32), np.arange(4)) for _ in rows)
 try:
-    write_cache(Path("{tmp_path}/x.h5"), CacheHead({{}}, ["k"], rows), [4] * 200, clips, 64, np.float32)
+    head = CacheHead({{}}, ["k"], rows)
+    write_cache(Path("{tmp_path}/x.h5"), head, *single_stream([4] * 200, clips, 64, np.float32))
 except CacheError as error:
     print(error)
 """
@@ -156,7 +164,7 @@ def test_places_that_cannot_be_written_are_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for target in (tmp_path / "folder", tmp_path / "file" / "x.h5"):
         with pytest.raises(CacheError, match=str(target)):
-            write_cache(target, HEAD, LENGTHS, iter(FEATURES), 6, np.float16)
+            write_cache(target, HEAD, *single_stream(LENGTHS, iter(FEATURES), 6, np.float16))
     assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "folder"]
 
 
@@ -178,7 +186,9 @@ def _edit(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
 
 
 def _attribute(key: str, value: Any, owner: str = "/") -> Callable[[h5py.File], None]:
-    return lambda file: file[owner].attrs.__setitem__(key, value)
+    """Text as fixed width, as the writer does it."""
+    stored = np.bytes_(value.encode()) if isinstance(value, str) else value
+    return lambda file: file[owner].attrs.__setitem__(key, stored)
 
 
 def _soft(file: h5py.File) -> None:
@@ -246,6 +256,25 @@ MUTATIONS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "provenance is a list": (_recipe("[1]"), "provenance is not a JSON object"),
     "provenance is deep": (_deep_json, "provenance"),
     "provenance holds NaN": (_recipe('{"recipe": {"a": NaN}}'), "provenance is not JSON"),
+    "provenance in a heap": (
+        (lambda f: f.attrs.__setitem__("provenance", "{}")),
+        "provenance is missing or no text",
+    ),
+    "names in a heap": (_set("clips/name", [row.name for row in ROWS]), "clips/name.*fixed width"),
+    "another provenance": (
+        _recipe(json.dumps({"recipe": RECIPE})),
+        "attribute provenance does not match its hash",
+    ),
+    "another label": (_edit("clips/label", 0, 0), "clips/label does not match its hash"),
+    "another group": (_edit("clips/group", 2, "g1"), "clips/group does not match its hash|leaking"),
+    "another rate": (_edit("clips/fps", 0, 24.0), "clips/fps does not match its hash"),
+    "another class name": (_edit("classes", 0, "ran"), "classes does not match its hash"),
+    "another split seed": (_attribute("seed", 4, "splits/random"), "splits/random does not match its hash"),
+    "another reason": (_edit("failures/reason", 0, "full"), "failures/reason does not match its hash"),
+    "another clip hash": (_edit("streams/rgb/sha256", (1, 5), 0), "streams/rgb/features does not match its hash"),
+    "a split without hash": ((lambda f: f["splits"].copy("random", "again")), "splits/again does not match"),
+    "a split less": ((lambda f: f["splits"].__delitem__("1")), "splits/1 does not match"),
+    "no digests": ((lambda f: f.attrs.__delitem__("digests")), "digests"),
     "provenance is bytes": (_attribute("provenance", np.bytes_(b"\xff\xff")), "provenance"),
     "recipe is a number": (_recipe('{"recipe": 5}'), "recipe"),
     "another recipe": (_recipe('{"recipe": {}}'), "fingerprint does not match"),
@@ -295,7 +324,7 @@ for _key in DATASETS:
     MUTATIONS[f"{_key} of another type"] = (_set(_key, np.zeros((8, 6), "c8") if "feat" in _key else 1j), _key)
     if _key.startswith(("clips", "splits", "failures")):
         _text = _key.split("/")[1] in ("name", "group", "sha256", "reason")
-        _four = ["a", "b", "c", "d"] if _text else [1, 1, 1, 1]
+        _four = np.array([b"a", b"b", b"c", b"d"], h5py.string_dtype("utf-8", 1)) if _text else [1, 1, 1, 1]
         MUTATIONS[f"{_key} too long"] = (_set(_key, _four), "has 4 rows|has 1 rows|4,|holds a name")
 del MUTATIONS["no splits/random"]  # a cache may have any splits
 
@@ -328,7 +357,7 @@ def test_what_is_no_cache_is_refused(path: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(CacheError, match=match):
             open_cache(tmp_path / name)
-    with pytest.raises(CacheError, match="is a folder"):
+    with pytest.raises(CacheError, match=r"holds no manifest\.json"):
         open_cache(tmp_path)
     with pytest.raises(CacheError, match="no such file"):
         open_cache(tmp_path / "absent")
@@ -366,9 +395,8 @@ print(refused)
 
 def test_a_long_provenance_is_kept(tmp_path: Path) -> None:
     notes = [f"folder {i} holds no video" for i in range(20_000)]
-    write_cache(
-        tmp_path / "x.h5", replace(HEAD, provenance={"notes": notes}), LENGTHS, iter(FEATURES), 6, np.float16
-    )
+    told = replace(HEAD, provenance={"notes": notes})
+    write_cache(tmp_path / "x.h5", told, *single_stream(LENGTHS, iter(FEATURES), 6, np.float16))
     with open_cache(tmp_path / "x.h5") as cache:
         assert cache.provenance["notes"] == notes
 
@@ -411,58 +439,3 @@ def test_differences_are_named_down_to_the_nested_field() -> None:
         "sampling.frames: 4 against 8",
         "transform.input_size: [160, 160] against [224, 224]",
     ]
-
-
-def test_many_parts_are_packed_with_few_open_files(tmp_path: Path) -> None:
-    out = tmp_path / "out.h5"
-    rows = [ClipRow(f"clip{i}", i % 2, sha256="x") for i in range(60)]
-    parts = Parts(out, RECIPE, np.dtype("float16"))
-    assert parts.open() == {}
-    for index, row in enumerate(rows):
-        parts.add(("a", "b"), [row], [ClipFeatures(np.full((2, 3), index, np.float16), np.array([0, index]))])
-    opened = [link for link in Path("/proc/self/fd").iterdir() if "out.h5.parts/part-" in str(_target(link))]
-    assert 0 < len(opened) < 20
-    parts.pack(CacheHead(RECIPE, ("a", "b"), rows[::-1]), 3)
-    parts.close()
-    assert list(tmp_path.iterdir()) == [out]
-    with open_cache(out) as cache:
-        assert [clip.name for clip in cache.clips] == [row.name for row in rows[::-1]]
-        assert cache.read_all()[::2, 0].tolist() == list(range(59, -1, -1))
-        assert cache.read(0).frame_index.tolist() == [0, 59]
-
-
-def test_parts_are_kept_from_two_processes_at_once(tmp_path: Path) -> None:
-    first, second = (Parts(tmp_path / "out.h5", RECIPE, np.dtype("float16")) for _ in range(2))
-    first.open()
-    with pytest.raises(InputError, match="another process"):
-        second.open()
-    second.close()
-    first.add(("a",), [ROWS[1]], [FEATURES[1]])
-    first.close()
-    assert list(second.open()) == [ROWS[1].name]
-    second.close()
-
-
-def test_damaged_parts_and_leftovers_of_a_kill_are_dropped(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "out.h5", RECIPE, np.dtype("float16"))
-    parts.open()
-    for index in range(2):
-        parts.add(HEAD.classes, [ROWS[index]], [FEATURES[index]])
-    parts.close()
-    whole = (parts.folder / "part-000001.h5").read_bytes()
-    (parts.folder / "part-000001.h5").write_bytes(whole[:-100])
-    (parts.folder / ".part-000002.h5.abc.part").write_bytes(whole)
-    (parts.folder / "part-copy.h5").write_bytes(whole)
-    assert list(parts.open()) == [ROWS[0].name]
-    assert sorted(path.name for path in parts.folder.iterdir()) == ["lock", "part-000000.h5", "part-copy.h5"]
-    parts.add(HEAD.classes, [replace(ROWS[1], sha256="new")], [FEATURES[1]])
-    parts.close()
-    assert {name: row.sha256 for name, row in parts.open().items()} == {ROWS[0].name: "aa", ROWS[1].name: "new"}
-    parts.close()
-
-
-def _target(link: Path) -> Path:
-    try:
-        return link.readlink()
-    except FileNotFoundError:  # the handle by which the folder itself is listed
-        return link

@@ -72,10 +72,13 @@ def test_a_failed_clip_ends_with_1_and_is_shown_by_info(made_folder: Path, tmp_p
     assert result.exit_code == 1
     assert "3 clips" in result.stdout
     assert "failed: run/g1_b.avi: " in result.stderr
-    assert "1 clips failed; repeat the command" in result.stderr
+    assert "1 clips failed; --retry-failed tries them again" in result.stderr
     assert "missing run/g1_b.avi: " in harfeat("info", out).stdout
     (root / "run" / "g1_b.avi").write_bytes(sound)
-    assert extract(root, out).exit_code == 0
+    again = extract(root, out, "--max-failures", "1")
+    assert again.exit_code == 0
+    assert "1 clips failed, 1 of them in an earlier run" in again.stderr
+    assert extract(root, out, "--retry-failed").exit_code == 0
     assert "missing" not in harfeat("info", out).stdout
 
 
@@ -94,7 +97,34 @@ def test_info_tells_what_is_inside(made_folder: Path, tmp_path: Path) -> None:
     assert known["splits"]["group"]["counts"] == counts
     assert known["clips_per_class"] == [2, 2]
     assert known["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert known["provenance"]["settings"]["frames"] == 2
+    assert known["provenance"]["settings"]["sampling"]["frames"] == 2
+
+
+def test_shards_are_kept_where_out_is_a_folder_and_packed_on_request(made_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    assert extract(made_folder, out).exit_code == 0
+    assert {path.suffix for path in out.iterdir()} == {".h5", ".json"}
+    assert extract(made_folder, tmp_path / "direct.h5").exit_code == 0
+    result = harfeat("pack", out, "--out", tmp_path / "packed.h5")
+    assert result.exit_code == 0, result.output
+    known = [json.loads(harfeat("info", path, "--json").stdout) for path in (out, *tmp_path.glob("*.h5"))]
+    assert len({entry["content"] for entry in known}) == 1
+    assert known[0]["content"] in result.stdout
+    expect_one_line(harfeat("pack", out, "--out", tmp_path / "packed.h5"), "exists")
+    (out / "manifest.json").unlink()
+    expect_one_line(harfeat("pack", out, "--out", tmp_path / "again.h5"), "manifest.json")
+
+
+def test_training_views_stand_beside_the_main_stream(made_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.h5"
+    result = extract(made_folder, out, "--sampling", "first", "--frames", "3", "--views", "2", "--seed", "4")
+    assert result.exit_code == 0, result.output
+    streams = json.loads(harfeat("info", out, "--json").stdout)["streams"]
+    assert {name: stream["rows"] for name, stream in streams.items()} == {
+        **{"rgb": 12, "rgb-view-1": 12, "rgb-view-2": 12}
+    }
+    line = extract(made_folder, out, "--sampling", "first", "--frames", "3", "--views", "2", "--seed", "5")
+    expect_one_line(line, "sampling.views.seed: 4 against 5")
 
 
 def test_an_import_prints_its_splits(tmp_path: Path) -> None:
@@ -133,7 +163,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "model": (("--model", "resnet500"), "timm knows no such model"),
     "weights": (("--weights", "/no/such.pth"), "/no/such.pth: no such file"),
     "device": (("--device", "abacus"), "--device abacus"),
-    "frames": (("--frames", "0"), "--frames 0: must be at least 1"),
+    "frames": (("--frames", "-1"), "--frames -1: must be from 0"),
     "not a number": (("--frames", "many"), "--frames"),
     "batch": (("--batch", "-1"), "--batch -1"),
     "workers": (("--workers", "-2"), "--workers -2"),
@@ -172,7 +202,7 @@ def test_a_missing_option_or_command_is_one_line(tmp_path: Path) -> None:
     expect_one_line(harfeat("extract", "--dataset", "folder", "--root", tmp_path), "--out")
     expect_one_line(harfeat("export"), "export")
     expect_one_line(harfeat("info", tmp_path / "absent.h5"), "absent.h5: no such file")
-    expect_one_line(harfeat("info", tmp_path), "is a folder")
+    expect_one_line(harfeat("info", tmp_path), "holds no manifest.json")
     source = ("import", tmp_path / "absent", "--features", "x", "--labels", "y", "--out", tmp_path / "x.h5")
     expect_one_line(harfeat(*source, "--from", "h5"), "absent: no such file")
     expect_one_line(harfeat(*source, "--from", "csv"), "csv")
@@ -182,7 +212,7 @@ def test_a_full_disk_is_one_line(made_folder: Path, tmp_path: Path, monkeypatch:
     def full(path: Path) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(writer, "_sync", full)
+    monkeypatch.setattr(writer, "sync", full)
     result = extract(made_folder, tmp_path / "x.h5")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].endswith("cannot be written (No space left on device)")

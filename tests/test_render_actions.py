@@ -22,7 +22,7 @@ import single_frame_check
 from render_actions import ACTIONS, RenderSettings, clip_plans, render
 from stick_figures import pose, progress_curve
 
-from harfeat.cache import CacheHead, ClipFeatures, ClipRow, write_cache
+from harfeat.cache import CacheHead, ClipFeatures, ClipRow, single_stream, write_cache
 from harfeat.errors import InputError
 from harfeat.splits import TEST, TRAIN, fixed_split
 
@@ -198,7 +198,7 @@ def order_cache(path: Path, ordered: bool) -> None:
     split = fixed_split("group", roles.tolist(), [row.group for row in rows], "by group")
     head = CacheHead({"made": "up"}, ("down", "up"), rows, (split,))
     clips = (ClipFeatures(frames, np.arange(8, dtype=np.int32)) for frames in features)
-    write_cache(path, head, [8] * 160, clips, 6, np.float32)
+    write_cache(path, head, *single_stream([8] * 160, clips, 6, np.float32))
 
 
 def test_order_free_classifiers_see_offsets_but_not_the_direction_of_time(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""The feature cache: one HDF5 file, its schema, fingerprint, writer and reader."""
+"""The feature cache: one HDF5 file or a folder of shards; schema, fingerprint, writer and reader."""
 
-from harfeat.cache.reader import ROLES, Cache, open_cache
-from harfeat.cache.schema import CacheError, ClipFeatures, ClipRow, Failure
-from harfeat.cache.writer import CacheHead, write_cache
+from harfeat.cache.base import ROLES, Cache
+from harfeat.cache.reader import open_cache
+from harfeat.cache.schema import CacheError, CacheHead, ClipFeatures, ClipRow, Failure, StreamLayout
+from harfeat.cache.writer import single_stream, write_cache
 
 __all__ = [
     "ROLES",
@@ -12,6 +13,8 @@ __all__ = [
     "ClipFeatures",
     "ClipRow",
     "Failure",
+    "StreamLayout",
     "open_cache",
+    "single_stream",
     "write_cache",
 ]

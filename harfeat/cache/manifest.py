@@ -4,11 +4,11 @@ A folder is what extraction fills, what `harfeat push` writes and `harfeat pull`
 
     manifest.json                       this
     head-<hash>.h5                      classes, clips, splits, failures; no features (once extraction is complete)
-    shard-000000-<hash>.h5, ...         a few clips each, with their features
+    shard-<hash>.h5, ...                a few clips each, with their features
     NAME.h5                             or one packed cache in place of head and shards
 
-A file stands under its name only when it is complete and synced; <hash> is the start of its SHA-256, so that a
-file which a killed run wrote but no longer listed can be told from a damaged one.
+A file stands under its name only when it is complete, synced and hashed; <hash> is the start of its SHA-256, so
+that a file which a killed run wrote but no longer listed can be told from a damaged one. Shards never change.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 Layout (HDF5; readable by any HDF5 tool, nothing but built-in types):
 
-    attributes                     format="harfeat", version, fingerprint, provenance (JSON)
+    attributes                     format="harfeat", version, fingerprint, provenance (JSON), digests (JSON)
     /streams/<name>/features       (N, D)   frame features of all clips, one after the other
     /streams/<name>/offsets        (V+1,)   int64; clip v owns rows offsets[v]:offsets[v+1]
     /streams/<name>/frame_index    (N,)     int32; source frame of each row, -1 where unknown
+    /streams/<name>/sha256         (V, 32)  uint8; hash of each clip's rows and frame indices
     /clips/name, group, sha256     (V,)     utf-8
     /clips/label                   (V,)     int32 index into /classes, -1 where a clip has several
     /clips/source_frames           (V,)     int32; frames of a full linear decode, -1 where unknown
@@ -15,17 +16,22 @@ Layout (HDF5; readable by any HDF5 tool, nothing but built-in types):
                                             attributes rule, seed, leaking_groups
     /failures/name, reason         (F,)     utf-8; clips of the data set that the cache lacks
 
-Flat rows plus offsets is the "contiguous ragged array" of the CF conventions.
+Flat rows plus offsets is the "contiguous ragged array" of the CF conventions. Text has a fixed width, and metadata
+the checksums of HDF5 1.8's format. `digests` covers everything above (see `harfeat.cache.digest`).
+
+The stream `rgb` is what models are tested on; `rgb-view-1`, ... are other draws of the same clips to train on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from harfeat.errors import InputError
+from harfeat.splits import Split
 
 FORMAT = "harfeat"
 VERSION = 1
@@ -48,12 +54,21 @@ class ClipRow:
     sha256: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class ClipFeatures:
     """The features of one clip: (T, D) rows and the (T,) source frames they were taken from."""
 
     features: np.ndarray
     frame_index: np.ndarray
+
+
+@dataclass(frozen=True)
+class StreamLayout:
+    """The shape of one stream: rows of each clip in order, values a row, type of the values."""
+
+    lengths: Sequence[int]
+    dim: int
+    dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True)
@@ -67,3 +82,18 @@ class Failure:
 def offsets_of(lengths: Sequence[int]) -> np.ndarray:
     """(V+1,) int64 start of each clip's rows, from the clips' numbers of rows."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class CacheHead:
+    """Everything in a cache but its features.
+
+    `recipe` is what the fingerprint covers; `provenance` is told beside it (settings, versions, data set).
+    """
+
+    recipe: Mapping[str, Any]
+    classes: Sequence[str]
+    clips: Sequence[ClipRow]
+    splits: Sequence[Split] = ()
+    failures: Sequence[Failure] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@ Nothing is read before its type is known, and nothing is allocated that the file
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +30,31 @@ class UntrustedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._bytes, self._file = _open(path)
+        self._descriptor, self._bytes, self._file = _open(path)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def read_into(self, values: np.ndarray, place: int) -> None:
+        """Fill `values` with the bytes at `place`, without HDF5."""
+        view = values.data.cast("B") if values.size else b""
+        if view and os.preadv(self._descriptor, [view], place) != len(view):
+            raise CacheError(f"{self.path}: ends too early: it was cut short while it was open")
+
+    def place(self, key: str) -> int | None:
+        """Where a data set's values lie in the file, if they do so in one piece and unpacked."""
+        with self.blaming(key):
+            item = self.dataset(key)
+            if item.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+                return None
+            place = item.id.get_offset()
+            if item.nbytes == 0:
+                return 0
+            return int(place) if place is not None and 0 <= place <= self._bytes - item.nbytes else None
 
     @contextmanager
     def blaming(self, key: str) -> Iterator[None]:
@@ -104,7 +125,7 @@ class UntrustedFile:
         return item
 
     def array(self, key: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A dataset of this kind of numbers (`i`, `f`) and shape, read whole."""
+        """A dataset of this kind of numbers (`i`, `u`, `f`) and shape, read whole."""
         item = self.dataset(key)
         with self.blaming(key):
             if item.dtype.kind != kind or item.shape != shape:
@@ -114,11 +135,13 @@ class UntrustedFile:
             return np.asarray(item[...])
 
     def text(self, key: str, count: int | None = None) -> tuple[str, ...]:
-        """A column of utf-8 text, `count` rows where given."""
+        """A column of utf-8 text of fixed width, `count` rows where given."""
         item = self.dataset(key)
         with self.blaming(key):
-            if h5py.check_string_dtype(item.dtype) is None or item.ndim != 1:
-                raise CacheError(f"{self.path}: {key} is {item.dtype}, expected a column of text")
+            kind = h5py.check_string_dtype(item.dtype)
+            # HDF5 can hang in a damaged heap of variable texts.
+            if kind is None or kind.length is None or item.ndim != 1:
+                raise CacheError(f"{self.path}: {key} is {item.dtype}, expected a column of text of fixed width")
             if count is not None and len(item) != count:
                 raise CacheError(f"{self.path}: {key} has {len(item)} rows, expected {count}")
             try:
@@ -151,8 +174,11 @@ class UntrustedFile:
             attributes = self._file[owner].attrs
             if key not in attributes:
                 return default
-            # An array could claim any size; every attribute of a cache is one value.
-            return attributes[key] if attributes.get_id(key).shape == () else None
+            identity = attributes.get_id(key)
+            text = h5py.check_string_dtype(identity.dtype)
+            # An array could claim any size; every attribute of a cache is one value, text of fixed width.
+            plain = identity.dtype.kind in "iu" or (text is not None and text.length is not None)
+            return attributes[key] if identity.shape == () and plain else None
 
     def _refuse_links(self, group: h5py.Group, seen: set[Any]) -> None:
         for name in group:
@@ -174,18 +200,18 @@ def _at(owner: str, key: str) -> str:
     return key if owner == "/" else f"{owner}@{key}"
 
 
-def _open(path: Path) -> tuple[int, h5py.File]:
-    """Size in bytes, and the open file."""
+def _open(path: Path) -> tuple[int, int, h5py.File]:
+    """File descriptor, size in bytes, and the open file."""
     if path.is_dir():
         raise CacheError(f"{path}: is a folder, not a cache file")
     if not path.is_file():
         raise CacheError(f"{path}: no such file")
     try:
-        with path.open("rb"):
-            size = path.stat().st_size
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
         raise CacheError(f"{path}: cannot be opened ({error.strerror})") from error
     try:
-        return size, h5py.File(path, "r", locking=False)
+        return descriptor, os.fstat(descriptor).st_size, h5py.File(path, "r", locking=False)
     except _DAMAGE as error:
+        os.close(descriptor)
         raise CacheError(f"{path}: not a readable HDF5 file (damaged, cut short or foreign)") from error

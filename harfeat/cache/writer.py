@@ -10,89 +10,112 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from harfeat.cache.fingerprint import fingerprint
+from harfeat.cache.digest import digest_of_clip, digests_of_head, digests_of_stream, sorted_failures
+from harfeat.cache.fingerprint import canonical_json, fingerprint
 from harfeat.cache.schema import (
     DEFAULT_STREAM,
     FORMAT,
     VERSION,
     CacheError,
+    CacheHead,
     ClipFeatures,
-    ClipRow,
-    Failure,
+    StreamLayout,
     offsets_of,
 )
 from harfeat.cache.sink import Sink
-from harfeat.splits import Split
-
-_VARIABLE = h5py.string_dtype("utf-8")
-_FIXED_LIMIT = 20_000
-
-
-@dataclass(frozen=True)
-class CacheHead:
-    """Everything in a cache but its features.
-
-    `recipe` is what the fingerprint covers; `provenance` is told beside it (settings, versions, data set).
-    """
-
-    recipe: Mapping[str, Any]
-    classes: Sequence[str]
-    clips: Sequence[ClipRow]
-    splits: Sequence[Split] = ()
-    failures: Sequence[Failure] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_cache(
     path: Path,
     head: CacheHead,
-    lengths: Sequence[int],
-    features: Iterator[ClipFeatures],
-    dim: int,
-    dtype: np.dtype[Any] | type,
-    stream: str = DEFAULT_STREAM,
+    streams: Mapping[str, StreamLayout],
+    clips: Iterable[Mapping[str, ClipFeatures]],
     scratch: Path | None = None,
 ) -> None:
     """Write a whole cache file atomically.
 
-    `features` yields the clips in the order of `head.clips`, clip v with `lengths[v]` rows of `dim` values;
-    it is consumed one clip at a time, so memory stays flat. The temporary file stands in `scratch` (on the same
-    file system), or beside `path`. Raises CacheError where the disk does not take it.
+    `clips` yields, in the order of `head.clips`, what each clip has in every stream: clip v of a stream has
+    `lengths[v]` rows of `dim` values. It is consumed one clip at a time, so memory stays flat. Without streams the
+    file is the head of a folder of shards, and `clips` is empty. The temporary file stands in `scratch` (on the
+    same file system), or beside `path`. Raises CacheError where the disk does not take it.
     """
-    offsets = offsets_of(lengths)
     with atomic_path(path, scratch) as temporary, _hdf5(temporary) as (sink, file):
+        head = replace(head, failures=sorted_failures(head.failures))
+        digests = digests_of_head(head)
         _write_head(file, head)
-        group = file.create_group(f"streams/{stream}")
-        group["offsets"] = offsets
-        rows = group.create_dataset("features", (int(offsets[-1]), dim), dtype=dtype)
-        index = group.create_dataset("frame_index", (int(offsets[-1]),), dtype=np.int32)
+        file.create_group("streams")
+        columns = [_Column(file, name, layout) for name, layout in streams.items()]
         written = 0
-        for clip, start, stop in zip(features, offsets[:-1], offsets[1:], strict=True):
-            if clip.features.shape != (stop - start, dim) or clip.frame_index.shape != (stop - start,):
-                raise ValueError(
-                    f"clip {written}: {clip.features.shape} features for {stop - start} rows of {dim}"
-                )
-            rows[start:stop] = clip.features
-            index[start:stop] = clip.frame_index
+        for clip in clips:
+            for column in columns:
+                column.write(written, clip[column.name])
             sink.check()
             written += 1
-        if written != len(head.clips):
+        if columns and written != len(head.clips):
             raise ValueError(f"{written} clips of features for {len(head.clips)} rows")
+        for column in columns:
+            digests |= column.finish()
+        _write_attribute(file, "digests", canonical_json(digests))
+
+
+def single_stream(
+    lengths: Sequence[int], clips: Iterable[ClipFeatures], dim: int, dtype: np.dtype[Any] | type
+) -> tuple[dict[str, StreamLayout], Iterator[dict[str, ClipFeatures]]]:
+    """The arguments `streams` and `clips` of `write_cache` for a cache that has the default stream alone."""
+    layout = StreamLayout(lengths, dim, np.dtype(dtype))
+    return {DEFAULT_STREAM: layout}, ({DEFAULT_STREAM: clip} for clip in clips)
+
+
+class _Column:
+    """One stream while it is being written."""
+
+    def __init__(self, file: h5py.File, name: str, layout: StreamLayout) -> None:
+        self.name, self._layout = name, layout
+        self._offsets = offsets_of(layout.lengths)
+        group = file.create_group(f"streams/{name}")
+        group["offsets"] = self._offsets
+        total = int(self._offsets[-1])
+        self._rows = group.create_dataset("features", (total, layout.dim), dtype=layout.dtype)
+        self._index = group.create_dataset("frame_index", (total,), dtype=np.int32)
+        self._group = group
+        self._table = np.zeros((len(layout.lengths), 32), np.uint8)
+
+    def write(self, clip: int, values: ClipFeatures) -> None:
+        if clip >= len(self._table):
+            raise ValueError(f"more clips of features than the {len(self._table)} rows")
+        start, stop = self._offsets[clip : clip + 2]
+        if values.features.shape != (stop - start, self._layout.dim) or values.frame_index.shape != (
+            stop - start,
+        ):
+            raise ValueError(
+                f"clip {clip}: {values.features.shape} features for {stop - start} rows of {self._layout.dim}"
+            )
+        stored = ClipFeatures(
+            values.features.astype(self._layout.dtype, copy=False), values.frame_index.astype(np.int32, copy=False)
+        )
+        self._rows[start:stop] = stored.features
+        self._index[start:stop] = stored.frame_index
+        self._table[clip] = np.frombuffer(digest_of_clip(stored), np.uint8)
+
+    def finish(self) -> dict[str, str]:
+        self._group["sha256"] = self._table
+        layout = self._layout
+        return digests_of_stream(self.name, layout.dim, layout.dtype, layout.lengths, self._table)
 
 
 @contextmanager
 def _hdf5(path: Path) -> Iterator[tuple[Sink, h5py.File]]:
     with closing(Sink(path)) as sink:
-        with h5py.File(sink, "w") as file:
+        with h5py.File(sink, "w", libver=("v108", "v108")) as file:
             yield sink, file
         sink.check()
 
@@ -101,7 +124,7 @@ def _write_head(file: h5py.File, head: CacheHead) -> None:
     _write_attribute(file, "format", FORMAT)
     file.attrs["version"] = VERSION
     _write_attribute(file, "fingerprint", fingerprint(head.recipe))
-    _write_attribute(file, "provenance", json.dumps({"recipe": head.recipe, **head.provenance}, sort_keys=True))
+    _write_attribute(file, "provenance", json.dumps({**head.provenance, "recipe": head.recipe}, sort_keys=True))
     _write_text(file, "classes", head.classes)
     _write_text(file, "clips/name", [clip.name for clip in head.clips])
     _write_text(file, "clips/group", [clip.group for clip in head.clips])
@@ -133,8 +156,7 @@ def _fixed(encoded: Sequence[bytes]) -> np.dtype[Any]:
 
 def _write_attribute(item: h5py.HLObject, key: str, text: str) -> None:
     encoded = text.encode()
-    # An attribute of fixed width must fit the header of its object, 64 KiB.
-    item.attrs.create(key, encoded, dtype=_fixed([encoded]) if len(encoded) <= _FIXED_LIMIT else _VARIABLE)
+    item.attrs.create(key, encoded, dtype=_fixed([encoded]))
 
 
 @contextmanager
@@ -152,10 +174,10 @@ def atomic_path(path: Path, scratch: Path | None = None) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -168,7 +190,8 @@ def _reason(error: OSError) -> str:
     return found[1] if found else error.strerror or str(error).splitlines()[0]
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have what is written to a file, or the names in a folder, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -18,7 +18,7 @@ from harfeat.splits import TEST, TRAIN, UNUSED, Split
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def info(file: Path, as_json: bool) -> None:
-    """Show what is inside a cache file."""
+    """Show what is inside a cache, a file or a folder."""
     with open_cache(file) as cache:
         if as_json:
             click.echo(json.dumps(describe(cache), indent=2))
@@ -27,6 +27,7 @@ def info(file: Path, as_json: bool) -> None:
         click.echo(f"{file}: {known['clips']} clips, {len(cache.classes)} classes, {known['groups']} groups")
         for name, stream in known["streams"].items():
             click.echo(f"  stream {name}: {stream['rows']} rows of {stream['dim']} {stream['dtype']}")
+        click.echo(f"  content {cache.content}")
         click.echo(f"  fingerprint {cache.fingerprint}")
         for key, value in cache.recipe.items():
             click.echo(f"    {key}: {value if not isinstance(value, dict) else json.dumps(value)}")

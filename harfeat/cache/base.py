@@ -1,0 +1,121 @@
+"""What every open cache offers, whether it is one file or a folder of shards."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from typing_extensions import Self
+
+from harfeat.cache.digest import content_of
+from harfeat.cache.schema import (
+    DEFAULT_STREAM,
+    CacheError,
+    CacheHead,
+    ClipFeatures,
+    ClipRow,
+    Failure,
+    StreamLayout,
+)
+from harfeat.splits import TEST, TRAIN, UNUSED, Split
+
+ROLES = {"unused": UNUSED, "train": TRAIN, "test": TEST}
+
+
+class Cache(ABC):
+    """An open cache; use it as a context manager, or close it.
+
+    Attributes: path, version, fingerprint, recipe, provenance, classes, clips (rows in file order), splits (by
+    name), failures, streams (names), digests (hash of each part, in hex).
+    """
+
+    path: Path
+    version: int
+    fingerprint: str
+    recipe: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    classes: tuple[str, ...]
+    clips: tuple[ClipRow, ...]
+    splits: Mapping[str, Split]
+    failures: tuple[Failure, ...]
+    streams: tuple[str, ...]
+    digests: Mapping[str, str]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close its files; rows already read stay valid."""
+
+    @abstractmethod
+    def dim(self, stream: str = DEFAULT_STREAM) -> int:
+        """Number of values in a feature row."""
+
+    @abstractmethod
+    def dtype(self, stream: str = DEFAULT_STREAM) -> np.dtype[Any]:
+        """Type in which the features are stored."""
+
+    @abstractmethod
+    def lengths(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+        """(V,) int64 number of feature rows of each clip."""
+
+    @abstractmethod
+    def clip_hashes(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+        """(V, 32) uint8 SHA-256 of each clip's rows and frame indices, as the cache states them."""
+
+    @abstractmethod
+    def read(self, clip: int, stream: str = DEFAULT_STREAM) -> ClipFeatures:
+        """The features of one clip, as stored; checked against their hash when first read."""
+
+    @abstractmethod
+    def read_all(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+        """(N, D) features of all clips in file order, as stored, checked; clip v owns `lengths` rows in turn."""
+
+    @property
+    def content(self) -> str:
+        """One hash (hex) over all but the provenance: equal for a folder of shards and the file packed from it."""
+        return content_of(self.digests)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(V,) int64 class index of each clip, -1 where it has several."""
+        return np.array([clip.label for clip in self.clips], np.int64)
+
+    @property
+    def head(self) -> CacheHead:
+        """Everything but the features, as `write_cache` takes it."""
+        told = {key: value for key, value in self.provenance.items() if key != "recipe"}
+        return CacheHead(self.recipe, self.classes, self.clips, tuple(self.splits.values()), self.failures, told)
+
+    def layout(self, stream: str = DEFAULT_STREAM) -> StreamLayout:
+        """The shape of a stream."""
+        return StreamLayout(self.lengths(stream).tolist(), self.dim(stream), self.dtype(stream))
+
+    def read_streams(self, clip: int) -> dict[str, ClipFeatures]:
+        """What one clip has in every stream."""
+        return {stream: self.read(clip, stream) for stream in self.streams}
+
+    def split(self, name: str) -> Split:
+        """A split by name; the error lists those that exist."""
+        if name not in self.splits:
+            raise CacheError(f"{self.path}: no split {name!r}; this cache has: {_listed(self.splits)}")
+        return self.splits[name]
+
+    def require_stream(self, name: str) -> None:
+        """Raise CacheError where there is no such stream."""
+        if name not in self.streams:
+            raise CacheError(f"{self.path}: no stream {name!r}; this cache has: {_listed(self.streams)}")
+
+
+def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,313 @@
+"""Work in progress: a folder that fills with shards until the cache is complete.
+
+Nothing in it is ever half there: shards come in under their final name by a rename, then the manifest is replaced.
+Whatever moment a run is killed at, the next one finds every shard that stands, and drops what does not match its
+hash (its clips are simply done again).
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from harfeat.cache.digest import content_of, digests_of_head, digests_of_stream, sorted_failures
+from harfeat.cache.fingerprint import differing_fields
+from harfeat.cache.manifest import MANIFEST, FileEntry, Manifest, read_manifest, write_manifest
+from harfeat.cache.schema import CacheError, CacheHead, ClipFeatures, ClipRow, Failure, StreamLayout
+from harfeat.cache.shards import Shards
+from harfeat.cache.single import FileCache
+from harfeat.cache.writer import sync, write_cache
+from harfeat.errors import InputError
+from harfeat.hashing import sha256_of_file
+
+SHARD = "shard-" + "[0-9a-f]" * 16 + ".h5"
+LOCK = "lock"
+_PACKED = (".h5", ".hdf5")
+
+
+def is_packed(out: Path) -> bool:
+    """Whether `out` names one packed file, by its suffix, and not a folder of shards."""
+    return out.suffix in _PACKED
+
+
+def work_folder(out: Path) -> Path:
+    """Where the shards of the cache `out` gather: `out` itself, or `out`.parts beside a packed file."""
+    return out.with_name(out.name + ".parts") if is_packed(out) else out
+
+
+def write_shard(
+    folder: Path,
+    recipe: Mapping[str, Any],
+    classes: Sequence[str],
+    rows: Sequence[ClipRow],
+    clips: Sequence[Mapping[str, ClipFeatures]],
+) -> FileEntry:
+    """Write one more shard into a folder; any number of processes may do so at once."""
+    streams = {
+        name: StreamLayout(
+            [len(clip[name].frame_index) for clip in clips], values.features.shape[1], values.features.dtype
+        )
+        for name, values in clips[0].items()
+    }
+    return _add_file(folder, "shard", CacheHead(recipe, classes, rows), streams, clips)
+
+
+def _add_file(
+    folder: Path,
+    kind: str,
+    head: CacheHead,
+    streams: Mapping[str, StreamLayout],
+    clips: Iterable[Mapping[str, ClipFeatures]],
+) -> FileEntry:
+    unnamed = folder / f".{kind}-{secrets.token_hex(8)}.part"
+    try:
+        write_cache(unnamed, head, streams, clips)
+        digest, size = sha256_of_file(unnamed), unnamed.stat().st_size
+        path = folder / f"{kind}-{digest[:16]}.h5"
+        unnamed.replace(path)
+        sync(folder)
+    except OSError as error:
+        raise CacheError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        unnamed.unlink(missing_ok=True)
+    return FileEntry(path.name, size, digest, kind, len(head.clips))
+
+
+class WorkFolder:
+    """The folder in which the cache `out` grows; a packed `out` that is there already counts as one more shard.
+
+    Attributes: path, done (rows of the clips that are there), failures (of earlier runs, by name), dropped (files
+    that were found damaged and are to be replaced).
+    """
+
+    def __init__(self, out: Path, manifest: Manifest) -> None:
+        """`manifest` states recipe, planned clips, slice and provenance; its files and failures are not used."""
+        self.out, self.path = out, work_folder(out)
+        self.failures: dict[str, Failure] = {}
+        self.dropped: list[str] = []
+        self._packed = out if is_packed(out) else None
+        self._manifest = replace(manifest, files=(), failures=(), complete=False)
+        self._before: FileCache | None = None  # the packed file, or the head, of an earlier run
+        self._lock: FileLock | None = None
+        self._shards = Shards()
+
+    def open(self) -> None:
+        """Take up what is there.
+
+        Raises InputError where the folder cannot be written, where another process works on it, where it holds
+        something else, and where what is there was made with another recipe, naming the differences.
+        """
+        self._take_lock()
+        for leftover in self.path.glob(".*.part"):
+            leftover.unlink()
+        if self._packed is not None and self._packed.exists():
+            self._before = FileCache(self._packed)
+            self._require_recipe(self._before.recipe, self._packed)
+            self._shards.add(self._packed)
+            self._take_failures(self._before.failures)
+        listed = self._listed()
+        kept = [entry for entry in listed.files if self._take(entry)]
+        self._take_failures(listed.failures)
+        found = self._unlisted(kept)
+        self._update(files=(*kept, *found), complete=listed.complete and not self.dropped and not found)
+
+    def add(self, entries: Iterable[FileEntry] = (), failures: Iterable[Failure] = ()) -> None:
+        """List shards that `write_shard` has written into the folder, and clips that failed."""
+        entries = tuple(entries)
+        for entry in entries:
+            self._shards.add(self.path / entry.name)
+        self._take_failures(failures)
+        if self._manifest.complete:
+            self._drop_head()
+        self._update(files=(*self._manifest.files, *entries))
+
+    def retry(self, names: Iterable[str]) -> None:
+        """Forget that these clips failed."""
+        for name in names:
+            self.failures.pop(name, None)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Remove what is stored of these clips: their shards are written again without them."""
+        names = set(names)
+        if not names:
+            return
+        touched = {path.name for path in self._shards.paths(names)}
+        self._shards.forget(names)
+        files = []
+        for entry in self._manifest.files:
+            files += [entry] if entry.name not in touched else self._rewritten(entry, names)
+        self._update(files=tuple(files), complete=False)
+        for name in touched - {entry.name for entry in files}:
+            # A packed file stands until it is replaced as a whole.
+            if self._packed is None or name != self._packed.name:
+                (self.path / name).unlink()
+
+    @property
+    def done(self) -> dict[str, ClipRow]:
+        """The rows of the clips that are there, by name."""
+        return self._shards.rows
+
+    def finish(self, head: CacheHead) -> None:
+        """Complete the cache: the clips of `head` in its order, with its labels, groups and splits.
+
+        A packed file is written and the folder removed; otherwise the folder gets its head. What holds all this
+        already is left as it is.
+        """
+        rows = self._shards.rows
+        clips = [replace(rows[clip.name], label=clip.label, group=clip.group) for clip in head.clips]
+        head = replace(head, clips=clips, failures=sorted_failures(head.failures))
+        names = [clip.name for clip in clips]
+        layouts = self._shards.layouts(names)
+        if not self._is_finished(head, names, layouts):
+            if self._packed is not None:
+                features = ({stream: self._shards.read(name, stream) for stream in layouts} for name in names)
+                write_cache(self._packed, head, layouts, features, scratch=self.path)
+            else:
+                self._drop_head()
+                entry = _add_file(self.path, "head", head, {}, ())
+                self._update(files=(*self._manifest.files, entry), complete=True)
+        self._close_files()
+        if self._packed is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close all files, and let others work on the folder."""
+        self._close_files()
+        if self._lock is not None:
+            # By what is on disk: a folder that was refused has not been looked into.
+            if self.path.is_dir() and not any(self.path.glob("*.h5")):
+                shutil.rmtree(self.path, ignore_errors=True)
+            self._lock.release()
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        """Find out now, not after hours, whether `out` can be written, and by nobody else."""
+        if self._packed is not None and self.out.is_dir():
+            raise InputError(f"{self.out}: is a folder; name a file to write")
+        if self._packed is None and self.out.exists() and not self.out.is_dir():
+            raise InputError(f"{self.out}: is a file but no .h5; name a packed file X.h5, or a folder for shards")
+        self._refuse_foreign_folder()
+        lock = FileLock(self.path / LOCK)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"{self.out}: another process extracts to it; wait, or choose another --out"
+            ) from error
+        except OSError as error:
+            raise InputError(f"{self.out}: cannot be written ({error.strerror})") from error
+        self._lock = lock
+
+    def _refuse_foreign_folder(self) -> None:
+        known = (MANIFEST, LOCK)
+        if self.path.is_dir() and not (self.path / MANIFEST).exists():
+            for item in self.path.iterdir():
+                if item.name not in known and not item.match(SHARD) and not item.match(".*.part"):
+                    raise InputError(
+                        f"{self.path}: is a folder that holds {item.name} and no {MANIFEST}: choose another --out"
+                    )
+
+    def _listed(self) -> Manifest:
+        """The manifest of earlier runs."""
+        if not (self.path / MANIFEST).exists():
+            return self._manifest
+        found = read_manifest(self.path)
+        self._require_recipe(found.recipe, self.path)
+        if found.slice != self._manifest.slice:
+            raise InputError(
+                f"{self.path}: holds slice {found.slice}, not {self._manifest.slice}: choose another --out"
+            )
+        return found
+
+    def _require_recipe(self, recipe: Mapping[str, Any], path: Path) -> None:
+        if difference := differing_fields(recipe, self._manifest.recipe):
+            raise InputError(
+                f"{path} was made otherwise ({'; '.join(difference)}): delete it, or choose another --out"
+            )
+
+    def _take(self, entry: FileEntry) -> bool:
+        """Use a listed file if it is whole."""
+        path = self.path / entry.name
+        whole = path.is_file() and path.stat().st_size == entry.bytes and sha256_of_file(path) == entry.sha256
+        if whole and entry.kind == "head":
+            self._before = FileCache(path, head_only=True)
+        elif whole:
+            self._shards.add(path)
+        else:
+            self.dropped.append(entry.name)
+            path.unlink(missing_ok=True)
+        return whole
+
+    def _unlisted(self, kept: Sequence[FileEntry]) -> list[FileEntry]:
+        """Shards that a killed run, or a worker, wrote and nobody listed."""
+        listed = {entry.name for entry in kept}
+        found = []
+        for path in sorted(self.path.glob(SHARD)):
+            if path.name in listed:
+                continue
+            digest = sha256_of_file(path)
+            if digest.startswith(path.stem.removeprefix("shard-")):
+                with FileCache(path) as cache:
+                    names = [clip.name for clip in cache.clips]
+                    self._require_recipe(cache.recipe, path)
+                # A clip that is there already: this shard was being replaced when the run was killed.
+                if self._packed is not None or not any(name in self._shards.rows for name in names):
+                    self._shards.add(path)
+                    found.append(FileEntry(path.name, path.stat().st_size, digest, "shard", len(names)))
+                    continue
+            path.unlink()
+        return found
+
+    def _rewritten(self, entry: FileEntry, without: set[str]) -> list[FileEntry]:
+        path = self.path / entry.name
+        with FileCache(path) as cache:
+            kept = [index for index, row in enumerate(cache.clips) if row.name not in without]
+            if not kept:
+                return []
+            rows = [cache.clips[index] for index in kept]
+            clips = [cache.read_streams(index) for index in kept]
+            written = write_shard(self.path, cache.recipe, cache.classes, rows, clips)
+        self._shards.add(self.path / written.name)
+        return [written]
+
+    def _drop_head(self) -> None:
+        """A head tells of a state that is past; it goes once the manifest does not list it."""
+        heads = self._manifest.of_kind("head")
+        self._update(files=tuple(entry for entry in self._manifest.files if entry.kind != "head"), complete=False)
+        for entry in heads:
+            (self.path / entry.name).unlink(missing_ok=True)
+
+    def _take_failures(self, failures: Iterable[Failure]) -> None:
+        self.failures |= {failure.name: failure for failure in failures}
+
+    def _update(self, **changes: Any) -> None:
+        failures = tuple(sorted_failures(list(self.failures.values())))
+        self._manifest = replace(self._manifest, failures=failures, **changes)
+        write_manifest(self.path, self._manifest)
+
+    def _close_files(self) -> None:
+        self._shards.close()
+        if self._before is not None:
+            self._before.close()
+
+    def _is_finished(self, head: CacheHead, names: Sequence[str], layouts: Mapping[str, StreamLayout]) -> bool:
+        """Whether the packed file, or the folder with its head, is just what `finish` would write."""
+        if self._before is None:
+            return False
+        digests = digests_of_head(head)
+        before = dict(self._before.digests)
+        if self._packed is not None:
+            for stream, layout in layouts.items():
+                table = self._shards.hashes(names, stream)
+                digests |= digests_of_stream(stream, layout.dim, layout.dtype, layout.lengths, table)
+        elif not self._manifest.complete:
+            return False
+        return content_of(digests) == content_of(before)

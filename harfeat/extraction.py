@@ -1,0 +1,136 @@
+"""Clips to shards: decode ahead, run the model in full batches, write what is finished every half minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from harfeat.backbone import Backbone, build_backbone
+from harfeat.batching import ClipBatcher
+from harfeat.cache import ClipFeatures, ClipRow, Failure
+from harfeat.cache.folder import write_shard
+from harfeat.cache.manifest import FileEntry
+from harfeat.cache.schema import VERSION
+from harfeat.datasets import Clip
+from harfeat.decode import POLICY_VERSION, DecodeError
+from harfeat.decode.pool import prepared_clips
+from harfeat.decode.worker import Prepared
+from harfeat.settings import ExtractSettings
+
+Outcome = tuple[ClipRow, dict[str, ClipFeatures]] | Failure
+
+Record = Callable[[Sequence[FileEntry], Sequence[Failure]], None]
+"""Takes note of shards that were written and of clips that failed."""
+
+
+def backbone_of(settings: ExtractSettings) -> Backbone:
+    """The model that the settings ask for; raises InputError."""
+    return build_backbone(settings.model, settings.weights, settings.device, settings.precision, settings.batch)
+
+
+def recipe_of(settings: ExtractSettings, backbone: Backbone) -> dict[str, Any]:
+    """Everything but the videos' bytes that changes a feature; the fingerprint is its hash."""
+    return {
+        "kind": "video",
+        "schema": VERSION,
+        "decoder": {"policy": POLICY_VERSION},
+        "sampling": settings.sampling.recipe(),
+        **backbone.recipe(),
+        "dtype": settings.dtype,
+    }
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where shards go, and what stands in each beside its clips."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    classes: tuple[str, ...]
+
+
+def extract_clips(
+    clips: Sequence[Clip],
+    backbone: Backbone,
+    settings: ExtractSettings,
+    destination: Destination,
+    record: Record,
+    advance: Callable[[], Any] = lambda: None,
+) -> None:
+    """Extract clips into shards; `record` hears of each shard at once, `advance` of each clip.
+
+    What is finished when an error or an interruption ends it is written too.
+    """
+    rows: list[ClipRow] = []
+    features: list[dict[str, ClipFeatures]] = []
+    failures: list[Failure] = []
+    written = time.monotonic()
+
+    def write() -> None:
+        nonlocal written
+        place = destination
+        entries = [write_shard(place.folder, place.recipe, place.classes, rows, features)] if rows else []
+        if entries or failures:
+            record(entries, failures)
+        for finished in (rows, features, failures):
+            finished.clear()
+        written = time.monotonic()
+
+    try:
+        # Closed at once on an error: the traceback would keep the decoding processes alive.
+        with closing(outcomes(clips, backbone, settings)) as results:
+            for result in results:
+                if isinstance(result, Failure):
+                    failures.append(result)
+                else:
+                    rows.append(result[0])
+                    features.append(result[1])
+                advance()
+                if time.monotonic() - written > settings.part_seconds:
+                    write()
+    finally:
+        # Ctrl-C comes here too: what is finished is kept.
+        write()
+
+
+def outcomes(
+    clips: Sequence[Clip], backbone: Backbone, settings: ExtractSettings
+) -> Generator[Outcome, None, None]:
+    """The row and features of each clip, or its failure; finished clips come in order."""
+    batcher: ClipBatcher[tuple[Clip, Prepared]] = ClipBatcher(backbone.features, backbone.batch)
+    workers = min(joblib.cpu_count() if settings.workers < 0 else settings.workers, max(1, len(clips)))
+    prepared = prepared_clips(
+        [clip.path for clip in clips], settings.sampling, backbone.transform, workers, settings.clip_timeout
+    )
+    streams = settings.sampling.stream_names()
+    with closing(prepared):
+        for clip, result in zip(clips, prepared, strict=True):
+            if isinstance(result, DecodeError):
+                yield Failure(clip.name, str(result))
+                continue
+            pixels = [view.pixels for view in result.views]
+            joined = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
+            for (done, source), values in batcher.add((clip, result), joined):
+                yield _outcome(done, source, values, streams, settings.dtype)
+        for (done, source), values in batcher.flush():
+            yield _outcome(done, source, values, streams, settings.dtype)
+
+
+def _outcome(clip: Clip, source: Prepared, values: np.ndarray, streams: Sequence[str], dtype: str) -> Outcome:
+    with np.errstate(over="ignore"):
+        stored = values.astype(dtype)
+    if not np.isfinite(stored).all():
+        return Failure(clip.name, f"features hold NaN or infinity as {dtype}; try --dtype float32")
+    row = ClipRow(clip.name, clip.label, clip.group, source.source_frames, source.fps, source.sha256)
+    ends = np.cumsum([len(view.indices) for view in source.views])
+    return row, {
+        stream: ClipFeatures(part, view.indices)
+        for stream, part, view in zip(streams, np.split(stored, ends[:-1]), source.views, strict=True)
+    }
