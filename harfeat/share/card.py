@@ -36,7 +36,7 @@ def card(cache: Cache, manifest: Manifest) -> str:
         [
             _front_matter(title, len(cache.clips)),
             f"# {_plain(title)}\n",
-            "Frame features of action videos, extracted by [harfeat](https://pypi.org/project/harfeat/).\n",
+            "Frame features of action videos, extracted by harfeat.\n",
             f"{len(cache.clips):,} clips of {len(cache.classes):,} classes in {len(manifest.files)} file(s); "
             f"{len(cache.failures):,} clips of the data set could not be extracted.\n",
             "## How to load\n",
@@ -55,6 +55,8 @@ def card(cache: Cache, manifest: Manifest) -> str:
             "## Identity\n",
             f"- fingerprint: `{cache.fingerprint}` (SHA-256 of the recipe above; caches with different ones "
             "must not be mixed)",
+            f"- content: `{cache.content}` (SHA-256 over features, clips, labels and splits; equal caches have equal "
+            "ones, however they are cut into files)",
             "- every file's SHA-256 stands in `manifest.json` and in `croissant.json`\n",
             "## Licence\n",
             f"{LICENCE}\n",

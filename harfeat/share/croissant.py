@@ -17,11 +17,21 @@ from harfeat.cache.manifest import Manifest
 from harfeat.share.card import LICENCE, title_of
 from harfeat.splits import TEST, TRAIN, UNUSED
 
-_TERMS = (
-    "citeAs column equivalentProperty extract field fileProperty fileObject fileSet format includes isLiveDataset "
-    "jsonPath key md5 parentField path recordSet references regex repeated replace samplingRate separator source "
-    "subField transform"
-).split()
+_TERMS = [
+    *("citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet"),
+    *("format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet"),
+    *(
+        "references",
+        "regex",
+        "repeated",
+        "replace",
+        "samplingRate",
+        "separator",
+        "source",
+        "subField",
+        "transform",
+    ),
+]
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -49,7 +59,6 @@ def croissant(cache: Cache, manifest: Manifest) -> str:
         "name": title,
         "description": f"Frame features of action videos, extracted by harfeat: {len(cache.clips)} clips of "
         f"{len(cache.classes)} classes ({streams}). Fingerprint {cache.fingerprint}. README.md says more.",
-        "url": "https://pypi.org/project/harfeat/",
         "license": LICENCE,
         "citeAs": f"{title}, harfeat feature cache with fingerprint {cache.fingerprint}",
         "datePublished": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),

@@ -24,10 +24,11 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import CommitOperation, RepoFile
+from huggingface_hub.hf_api import RepoFile
 
 from harfeat.cache.manifest import MANIFEST, FileEntry
 from harfeat.errors import InputError
@@ -106,7 +107,7 @@ class HubRemote:
                     free_memory=False,
                 )
                 progress(sum(next(sizes) for _ in batch))
-            operations: list[CommitOperation] = [
+            operations: list[CommitOperationAdd | CommitOperationDelete] = [
                 *added,
                 *(CommitOperationAdd(self.folder + name, text) for name, text in texts.items()),
                 *(CommitOperationDelete(self.folder + name) for name in change.remove),
@@ -132,8 +133,9 @@ class HubRemote:
             raise TransferError(f"{self.url}: {_first_line(error)}; check `hf auth login`") from error
         except HFValidationError as error:
             raise InputError(f"{self.url}: {_first_line(error)}") from error
-        # The library wraps errors of an upload in RuntimeError, and tells malformed answers by ValueError.
-        except (OSError, RuntimeError, ValueError) as error:
+        # HTTPError: a Hub out of reach. The library wraps what breaks an upload in RuntimeError, and tells
+        # malformed answers by ValueError or KeyError.
+        except (HTTPError, OSError, RuntimeError, ValueError, LookupError) as error:
             cause = error.__cause__ or error
             raise TransferError(f"{self.url}: {_first_line(cause)}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ def push(path: Path, url: str, *, workers: int = WORKERS, replace: bool = False,
     """
     manifest, files = gather(path)
     remote = open_remote(url)
+    present = remote.present([item.entry for item in files])
     there = _remote_manifest(remote)
     if there is not None and there.fingerprint != manifest.fingerprint and not replace:
         raise InputError(
@@ -53,7 +54,7 @@ def push(path: Path, url: str, *, workers: int = WORKERS, replace: bool = False,
             f"{manifest.fingerprint[:16]}...): push to another address, or give --replace"
         )
     old = {} if there is None else {entry.name: entry for entry in there.files}
-    missing = _missing(remote, files, old)
+    missing = [item for item in files if not _is_there(item.entry, present.get(item.entry.name), old)]
     new = {item.entry.name for item in files}
     change = Publication(
         missing,
@@ -137,14 +138,10 @@ def _remote_manifest(remote: Remote) -> Manifest | None:
         return None
 
 
-def _missing(remote: Remote, files: list[Outgoing], old: dict[str, FileEntry]) -> list[Outgoing]:
-    present = remote.present([item.entry for item in files])
-    is_there: Callable[[FileEntry], bool] = lambda entry: (  # noqa: E731
-        entry.name in present
-        and present[entry.name][0] == entry.bytes
-        and (old.get(entry.name) == entry or present[entry.name][1] == entry.sha256 or holds_own_hash(entry))
-    )
-    return [item for item in files if not is_there(item.entry)]
+def _is_there(entry: FileEntry, found: tuple[int, str | None] | None, old: Mapping[str, FileEntry]) -> bool:
+    if found is None or found[0] != entry.bytes:
+        return False
+    return old.get(entry.name) == entry or found[1] == entry.sha256 or holds_own_hash(entry)
 
 
 def _texts(path: Path, manifest: Manifest) -> dict[str, bytes]:

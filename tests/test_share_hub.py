@@ -1,0 +1,164 @@
+"""Push and pull by hf://, against a stand-in for the Hub that speaks its HTTP interface.
+
+In a process of its own, since huggingface_hub reads HF_ENDPOINT when it is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from caches import made_up_cache
+from servers import Hub, hub_server
+
+DRIVER = """
+import json, os, sys
+from click.testing import CliRunner
+from harfeat.cli import main
+for line in sys.stdin:
+    environment, arguments = json.loads(line)
+    os.environ.update(environment)
+    done = CliRunner().invoke(main, arguments)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr]), flush=True)
+"""
+
+
+@dataclass
+class Done:
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with hub_server() as server:
+        yield server
+        assert server.unknown == []
+
+
+@pytest.fixture(scope="module")
+def harfeat(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs a command in a process that took the stand-in for the Hub from its start."""
+    home = tmp_path_factory.mktemp("hub")
+    environment = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",  # the stand-in speaks the Hub's older way for large files
+        "HARFEAT_CACHE": str(home / "user-cache"),
+        "no_proxy": "*",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER],
+        env=os.environ | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def run(*arguments: object, token: str = hub.token) -> Done:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(json.dumps([{"HF_TOKEN": token}, [*map(str, arguments)]]), file=process.stdin, flush=True)
+            return Done(*json.loads(process.stdout.readline()))
+
+        yield run
+        process.stdin.close()
+
+
+def test_a_cache_travels_by_the_hub(hub: Hub, harfeat: Run, tmp_path: Path) -> None:
+    packed = made_up_cache(tmp_path / "actions.h5")
+    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
+    url, commits = "hf://datasets/team/actions", len(hub.commits)
+    done = harfeat("push", packed, url)
+    assert done.returncode == 0, done.stderr
+    files = hub.repos["team/actions"]["main"]
+    assert set(files) == {"actions.h5", "manifest.json", "README.md", "croissant.json"}
+    assert files["actions.h5"] == ("lfs", packed.read_bytes())
+    assert hub.uploads.count(digest) == 1
+    assert len(hub.commits) == commits + 1, "one commit: readers see all of it or nothing"
+    again = harfeat("push", packed, url)
+    assert "sent 0 files, 0 bytes" in again.stdout
+    assert hub.uploads.count(digest) == 1
+
+    pulled = harfeat("pull", url)
+    assert pulled.returncode == 0, pulled.stderr
+    assert Path(pulled.stdout.splitlines()[-1]).read_bytes() == packed.read_bytes()
+    assert hub.cdn[digest] == 1
+    assert "fetched 0 files" in harfeat("pull", url).stdout
+    assert hub.cdn[digest] == 1
+    assert not hub.leaked, "the token stays with the Hub"
+
+
+def test_a_folder_and_a_branch_of_their_own(hub: Hub, harfeat: Run, tmp_path: Path) -> None:
+    first, second = made_up_cache(tmp_path / "a.h5"), made_up_cache(tmp_path / "b.h5", recipe="other")
+    assert harfeat("push", first, "hf://datasets/team/x").returncode == 0
+    done = harfeat("push", second, "hf://datasets/team/x/sub/b@next")
+    assert done.returncode == 0, done.stderr
+    assert "a.h5" in hub.repos["team/x"]["main"]
+    assert not any(path.startswith("sub/") for path in hub.repos["team/x"]["main"])
+    assert hub.repos["team/x"]["next"]["sub/b/b.h5"] == ("lfs", second.read_bytes())
+    pulled = harfeat("pull", "hf://datasets/team/x@next/sub/b", "--to", tmp_path / "mine")
+    assert pulled.returncode == 0, pulled.stderr
+    assert (tmp_path / "mine" / "b.h5").read_bytes() == second.read_bytes()
+    # Another cache in the same place is refused, then replaced in one commit.
+    refused = harfeat("push", second, "hf://datasets/team/x")
+    assert refused.returncode == 2
+    assert "holds another cache" in refused.stderr
+    assert harfeat("push", second, "hf://datasets/team/x", "--replace").returncode == 0
+    assert {path for path in hub.repos["team/x"]["main"] if path.endswith(".h5")} == {"b.h5"}
+    listed = json.loads(hub.repos["team/x"]["main"]["manifest.json"][1])["files"]
+    assert [entry["name"] for entry in listed] == ["b.h5"]
+
+
+def test_errors_of_the_hub_are_one_line(hub: Hub, harfeat: Run, tmp_path: Path) -> None:
+    packed = made_up_cache(tmp_path / "errors.h5", seed=9)
+    for arguments, token in (
+        (("push", packed, "hf://datasets/team/errors"), "wrong"),
+        (("pull", "hf://datasets/team/nothing"), hub.token),
+    ):
+        done = harfeat(*arguments, token=token)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("harfeat: hf://datasets/team/")
+    assert "team/errors" not in hub.repos
+    hub.fail_uploads_after = 0
+    refused = harfeat("push", packed, "hf://datasets/team/errors")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert hub.repos["team/errors"]["main"] == {}, "no manifest where a file is missing"
+    hub.fail_uploads_after = 10**9
+    assert harfeat("push", packed, "hf://datasets/team/errors").returncode == 0
+
+
+def test_a_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
+    code = """
+from harfeat.cache.manifest import FileEntry
+from harfeat.errors import InputError
+from harfeat.share.hub import HubRemote
+try:
+    HubRemote.of("hf://datasets/a/b").present([FileEntry("x.h5", 1, "0" * 64, "cache", 1)])
+except InputError as error:
+    print(error)
+"""
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path), "no_proxy": "*"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.startswith("hf://datasets/a/b: ")
+    assert len(done.stdout.splitlines()) == 1
