@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import wave
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as ClipTimeoutError
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pebble
@@ -21,7 +23,7 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 from videos import EXACT_WITH_DECORD, NEARLY_EQUAL, NEEDS_LINEAR, Recipe, make_video, numbered_frame
 
-from harfeat.decode import ClipFrames, DecodeError, decode_clip, linear, seeking
+from harfeat.decode import ClipFrames, DecodeError, decode_clip, linear, policy, recipe, seeking
 from harfeat.decode.worker import Prepared, initialise, run, worker_context
 from harfeat.preprocess import TransformConfig, prepare
 from harfeat.sampling import SamplingSettings, sample
@@ -42,14 +44,23 @@ def test_genuine_clips_equal_a_linear_decode(shared_data: Path, name: str) -> No
     expect_equal(shared_data / name)
 
 
-@pytest.mark.parametrize("recipe", EXACT_WITH_DECORD, ids=lambda r: r.name + r.suffix)
-def test_decord_decodes_what_it_gets_right(recipe: Recipe, tmp_path: Path) -> None:
-    clip = expect_equal(make_video(tmp_path, recipe))
+@pytest.fixture
+def every_clip_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each clip were too long to keep, and seeking paid for any number of frames."""
+    monkeypatch.setattr(linear, "KEEP_BYTES", 0)
+    monkeypatch.setattr(policy, "SEEK_SHARE", 1e-9)
+
+
+@pytest.mark.parametrize("made", EXACT_WITH_DECORD, ids=lambda r: r.name + r.suffix)
+@pytest.mark.usefixtures("every_clip_is_long")
+def test_decord_fetches_what_it_gets_right(made: Recipe, tmp_path: Path) -> None:
+    clip = expect_equal(make_video(tmp_path, made))
     assert clip.decoder == "decord"
-    assert clip.source_frames == recipe.frames
+    assert clip.source_frames == made.frames
 
 
 @pytest.mark.parametrize("recipe", NEEDS_LINEAR, ids=lambda r: r.name + r.suffix)
+@pytest.mark.usefixtures("every_clip_is_long")
 def test_pyav_decodes_the_rest(recipe: Recipe, tmp_path: Path) -> None:
     clip = expect_equal(make_video(tmp_path, recipe))
     assert clip.decoder == "pyav"
@@ -80,6 +91,7 @@ def test_frames_are_right_where_colour_conversion_differs(recipe: Recipe, tmp_pa
     ],
     ids=["fragments", "lost_key", "lost_frames", "lost_start", "stored_order", "mpeg4_noise"],
 )
+@pytest.mark.usefixtures("every_clip_is_long")
 def test_remuxed_and_damaged_streams(
     source: str, suffix: str, arguments: list[str], decoder: str, tmp_path: Path
 ) -> None:
@@ -135,30 +147,82 @@ def test_plain_decord_is_wrong_on_ucf11(shared_data: Path) -> None:
     """The reason for the policy: should this fail, decord has been mended and the policy can be relaxed."""
     path = shared_data / GENUINE[0]
     reference = ffmpeg_frames(path, (240, 320))
-    clip = seeking.decode(path, len(reference), 30.0, lambda n: sample("uniform", n, 16), np.copy)
-    assert clip is not None
-    wrong = [not np.array_equal(frame, reference[index]) for index, frame in clip.kept.items()]
+    frames = seeking.pick(path, len(reference), set(sample("uniform", len(reference), 16).tolist()), np.copy)
+    assert frames is not None
+    wrong = [not np.array_equal(frame, reference[index]) for index, frame in frames.items()]
     assert len(wrong) == 16
     assert all(wrong)
 
 
 def test_decord_is_refused_where_it_counts_differently(tmp_path: Path) -> None:
     path = make_video(tmp_path, EXACT_WITH_DECORD[0])
-    assert seeking.decode(path, 47, 25.0, np.arange, np.copy) is None
-    assert seeking.decode(tmp_path / "absent.mp4", 48, 25.0, np.arange, np.copy) is None
+    assert seeking.pick(path, 47, {3}, np.copy) is None
+    assert seeking.pick(tmp_path / "absent.mp4", 48, {3}, np.copy) is None
 
 
-def test_a_clip_too_long_to_keep_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "KEEP_BYTES", 20_000)
-    expect_equal(make_video(tmp_path, NEEDS_LINEAR[0]))
+@pytest.mark.parametrize("size", [20_000, 1_000_000])  # the 48 frames take above 221 kB
+def test_a_clip_too_long_to_keep_is_decoded_twice(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "KEEP_BYTES", size)
+    passes: list[Path] = []
+    plain = linear._decoded
+
+    def counted(path: Path, found: linear.Survey) -> Iterator[av.VideoFrame]:
+        passes.append(path)
+        return plain(path, found)
+
+    monkeypatch.setattr(linear, "_decoded", counted)
+    path = make_video(tmp_path, NEEDS_LINEAR[0])
+    assert decode_clip(path, np.arange).source_frames == 48
+    assert len(passes) == (2 if size == 20_000 else 1)
+    expect_equal(path)
+
+
+def test_decord_is_left_out_where_one_pass_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_video(tmp_path, EXACT_WITH_DECORD[0])
+    assert expect_equal(path).decoder == "pyav"
+    monkeypatch.setattr(linear, "KEEP_BYTES", 0)
+    assert decode_clip(path, lambda n: sample("uniform", n, 6)).decoder == "decord"
+    assert decode_clip(path, lambda n: sample("uniform", n, 7)).decoder == "pyav"
+
+
+@pytest.mark.usefixtures("every_clip_is_long")
+def test_damage_never_reaches_decord(tmp_path: Path) -> None:
+    """Bytes overwritten inside pictures: each frame is the linear decode's, and decord is used where it may be."""
+    random = np.random.default_rng(3)
+    decoders = Counter[str]()
+    for made in EXACT_WITH_DECORD[:2]:
+        path = make_video(tmp_path, made)
+        whole = path.read_bytes()
+        for _ in range(40):
+            data = bytearray(whole)
+            data[random.integers(48, len(data))] = random.integers(256)
+            path.write_bytes(data)
+            try:
+                found = linear.survey(path)
+            except DecodeError:
+                continue
+            expected = linear.pick(path, found, set(range(found.count)), np.copy)
+            clip = decode_clip(path, np.arange)
+            decoders[clip.decoder] += 1
+            np.testing.assert_array_equal(clip.frames, np.stack(list(expected.values())))
+    assert min(decoders["pyav"], decoders["decord"]) >= 5
+
+
+def test_the_recipe_names_what_decides_the_pixels() -> None:
+    parts = recipe()
+    assert parts["policy"] == policy.POLICY_VERSION
+    assert parts["libavcodec"] == ".".join(map(str, av.library_versions["libavcodec"]))
+    assert parts.keys() == {"policy", "libavcodec", "libswscale", "decord"}
 
 
 def test_frames_can_be_asked_for_in_any_order_and_more_than_once(tmp_path: Path) -> None:
     order = np.array([40, 3, 3, 47, 0, 12, 11, 12])
-    for recipe in (EXACT_WITH_DECORD[0], NEEDS_LINEAR[0]):
-        clip = decode_clip(make_video(tmp_path, recipe), lambda n: order)
+    for made in (EXACT_WITH_DECORD[0], NEEDS_LINEAR[0]):
+        clip = decode_clip(make_video(tmp_path, made), lambda n: order)
         assert clip.indices.tolist() == order.tolist()
-        whole = decode_clip(tmp_path / f"{recipe.name}{recipe.suffix}", np.arange).frames
+        whole = decode_clip(tmp_path / f"{made.name}{made.suffix}", np.arange).frames
         np.testing.assert_array_equal(clip.frames, whole[order])
 
 
@@ -184,9 +248,9 @@ def test_odd_file_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_indices_outside_the_clip_are_a_programming_error(tmp_path: Path) -> None:
-    for recipe in (EXACT_WITH_DECORD[0], NEEDS_LINEAR[0]):
+    for made in (EXACT_WITH_DECORD[0], NEEDS_LINEAR[0]):
         with pytest.raises(ValueError, match="within"):
-            decode_clip(make_video(tmp_path, recipe), lambda n: np.array([0, n]))
+            decode_clip(make_video(tmp_path, made), lambda n: np.array([0, n]))
 
 
 def _absent(path: Path) -> None:
@@ -238,7 +302,7 @@ def _changing_size(path: Path) -> None:
         (_empty, "empty"),
         (_text, "not a readable video"),
         (_sound, "no video stream"),
-        (_huge, "16400x16"),
+        (_huge, "16400x16 pixels"),
         (_no_frames, "no frame could be decoded"),
         (_changing_size, "change size, from 64x48 to 80x96"),
     ],
@@ -274,8 +338,8 @@ def pool() -> Iterator[pebble.ProcessPool]:
 
 
 def test_a_worker_returns_a_prepared_clip(pool: pebble.ProcessPool, tmp_path: Path) -> None:
-    for recipe in (EXACT_WITH_DECORD[0], NEEDS_LINEAR[0]):
-        path = make_video(tmp_path, recipe)
+    for made in (EXACT_WITH_DECORD[0], NEEDS_LINEAR[0]):
+        path = make_video(tmp_path, made)
         done: Prepared = pool.schedule(
             run, args=(str(path), SamplingSettings(frames=7), CONFIG), timeout=60
         ).result()

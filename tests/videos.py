@@ -105,8 +105,6 @@ EXACT_WITH_DECORD = (
     Recipe("slices", ".mp4", "libx264", b_frames=2, options=_x264("slices=4")),
     Recipe("one_frame", ".mp4", "libx264", frames=1),
     Recipe("two_frames", ".mkv", "libx264", frames=2),
-    Recipe("jpegs", ".avi", "mjpeg", pix_fmt="yuvj420p"),
-    Recipe("jpegs_422", ".mov", "mjpeg", pix_fmt="yuvj422p"),
 )
 
 # Those that decord gets wrong, or right without a rule that proves it.
@@ -128,6 +126,8 @@ NEEDS_LINEAR = (
     Recipe("odd_444", ".mp4", "libx264", pix_fmt="yuv444p", width=63, height=47, options=_x264()),
     Recipe("chroma_422", ".mkv", "libx264", pix_fmt="yuv422p", options=_x264()),
     Recipe("grey", ".avi", "ffv1", pix_fmt="gray"),
+    Recipe("jpegs", ".avi", "mjpeg", pix_fmt="yuvj420p"),
+    Recipe("jpegs_422", ".mov", "mjpeg", pix_fmt="yuvj422p"),
     Recipe("vp9", ".webm", "libvpx-vp9", options=(("g", "12"), ("deadline", "realtime"))),
 )
 

@@ -7,8 +7,11 @@ Frames come as the stream stores them: a rotation or mirror tag (display matrix)
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 
 from harfeat.decode import linear, policy, seeking
@@ -16,7 +19,13 @@ from harfeat.decode.policy import POLICY_VERSION
 from harfeat.decode.probe import open_video, read_head, read_packets
 from harfeat.decode.records import Choose, ClipFrames, DecodeError, Keep, Kept, Pictures, chosen_indices
 
-__all__ = ["POLICY_VERSION", "Choose", "ClipFrames", "DecodeError", "decode_clip", "decode_pictures"]
+__all__ = ["POLICY_VERSION", "Choose", "ClipFrames", "DecodeError", "decode_clip", "decode_pictures", "recipe"]
+
+
+def recipe() -> dict[str, Any]:
+    """What decides the decoded pixels of a video, for the fingerprint of features made from them."""
+    libraries = {name: ".".join(map(str, av.library_versions[name])) for name in ("libavcodec", "libswscale")}
+    return {"policy": POLICY_VERSION, **libraries, "decord": version("decord")}
 
 
 def decode_clip(path: Path, choose: Choose) -> ClipFrames:
@@ -34,11 +43,11 @@ def decode_clip(path: Path, choose: Choose) -> ClipFrames:
 
 
 def decode_pictures(path: Path, choose: Callable[[int, float], np.ndarray], keep: Keep[Kept]) -> Pictures[Kept]:
-    """What `keep` keeps of each chosen frame of one clip; each is decoded once, and no other stays in memory.
+    """What `keep` keeps of each chosen frame of one clip; no other frame is converted to RGB.
 
-    decord decodes where `policy` shows it to be exact and it agrees on the frame count, PyAV everywhere
-    else; `ClipFrames.decoder` says which did. FFmpeg can hang on a hostile file: call this in a process that
-    can be killed (`harfeat.decode.worker`).
+    PyAV decodes every clip once, from start to end. Where that is too long to keep, `policy` tells whether decord
+    may fetch the chosen frames in place of a second pass; `Pictures.decoder` says which did. FFmpeg can hang on
+    a hostile file: call this in a process that can be killed (`harfeat.decode.worker`).
 
     Args:
         path: the video file.
@@ -51,8 +60,23 @@ def decode_pictures(path: Path, choose: Callable[[int, float], np.ndarray], keep
     """
     with open_video(path) as (container, stream):
         head = read_head(container, stream)
+    found = linear.survey(path)
+    indices = chosen_indices(lambda count: choose(count, head.fps), found.count)
+    wanted = frozenset(indices.tolist())
+    kept = None
+    if not found.frames and found.flawless and policy.seeking_pays(len(wanted), found.count):
+        kept = _by_seeking(path, found.count, wanted, keep)
+    decoder = "pyav" if kept is None else "decord"
+    if kept is None:
+        kept = linear.pick(path, found, wanted, keep)
+    return Pictures(kept, found.count, head.fps, decoder)
+
+
+def _by_seeking(path: Path, count: int, wanted: frozenset[int], keep: Keep[Kept]) -> dict[int, Kept] | None:
+    """By decord, where the stream's structure shows it to be exact; None elsewhere."""
+    with open_video(path) as (container, stream):
+        head = read_head(container, stream)
         packets, first = read_packets(container, stream, head) if policy.decord_may_fit(head) else ((), None)
-    pictures = None
-    if policy.decord_is_exact(head, packets, first):
-        pictures = seeking.decode(path, len(packets), head.fps, lambda count: choose(count, head.fps), keep)
-    return pictures or linear.decode(path, head.fps, lambda count: choose(count, head.fps), keep)
+    if len(packets) != count or not policy.decord_is_exact(head, packets, first):
+        return None
+    return seeking.pick(path, count, wanted, keep)

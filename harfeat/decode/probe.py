@@ -17,7 +17,11 @@ from harfeat.decode import h264
 from harfeat.decode.records import DecodeError
 
 MAX_SIDE = 16_384
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 8_192 * 4_320
+"""8K, the largest format that cameras record; FFmpeg refuses a frame above it before it takes the memory."""
+
+# What a playlist names lies in other files, which no hash of this one covers, and a named pipe among them blocks.
+_PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "avisynth", "vapoursynth"})
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The opened container and its best video stream, single-threaded.
 
     Raises:
-        DecodeError: not a regular file (a named pipe would block), empty, not a video, no video stream,
-            no decoder for it, or frames too large.
+        DecodeError: not a regular file (a named pipe would block), empty, unreadable, not a video, a playlist,
+            no video stream, no decoder for it, or frames too large.
     """
     try:
         status = path.stat()
@@ -73,10 +77,17 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise DecodeError("the file is empty")
     try:
         # The absolute name keeps a colon in a file name from being taken for a protocol.
-        container = av.open(str(path.resolve()), metadata_errors="ignore", options={"protocol_whitelist": "file"})
+        options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+        container = av.open(str(path.resolve()), metadata_errors="ignore", options=options)
+    except (FileNotFoundError, PermissionError) as error:
+        raise DecodeError(f"cannot read the file: {error.strerror}") from error
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(f"not a readable video: {error.strerror}") from error
     with container:
+        if not _PLAYLISTS.isdisjoint(container.format.name.split(",")):
+            raise DecodeError(
+                f"a playlist ({container.format.name}), not a video: its pictures lie in other files"
+            )
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
             raise DecodeError("no video stream")
@@ -85,13 +96,23 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         check_size(stream.codec_context.width, stream.codec_context.height)
         stream.thread_type = "NONE"  # automatic threads have hung servers
         stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         yield container, stream
 
 
 def check_size(width: int, height: int) -> None:
     """DecodeError for frames that only a broken or hostile file has."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise DecodeError(f"frames of {width}x{height} pixels are larger than any real video's")
+        raise DecodeError(
+            f"frames of {width}x{height} pixels: above {MAX_SIDE:,} a side or {MAX_PIXELS:,} in all is refused"
+        )
+
+
+def reason(error: av.FFmpegError) -> str:
+    """What FFmpeg says, in one line."""
+    if "max pixel count" in str(error):
+        return f"frames of more than {MAX_PIXELS:,} pixels are refused"
+    return str(error.strerror)
 
 
 def read_head(container: InputContainer, stream: VideoStream) -> StreamHead:
@@ -127,7 +148,7 @@ def read_packets(
                 PacketHead(
                     pts=packet.pts,
                     keyframe=packet.is_keyframe,
-                    whole=_is_whole(data, head.codec) and not (packet.is_corrupt or packet.is_discard),
+                    whole=bool(data) and not (packet.is_corrupt or packet.is_discard),
                     picture=h264.read_picture(data, head.sequence) if head.sequence else None,
                 )
             )
@@ -137,11 +158,6 @@ def read_packets(
     except av.FFmpegError:
         return tuple(packets), None
     return tuple(packets), _first_frame(first) if first else None
-
-
-def _is_whole(data: bytes, codec: str) -> bool:
-    """A JPEG picture begins with SOI and ends with EOI, perhaps padded."""
-    return bool(data) and (codec != "mjpeg" or (data[:2] == b"\xff\xd8" and b"\xff\xd9" in data[-8:]))
 
 
 def _first_frame(frame: VideoFrame) -> FirstFrame:
