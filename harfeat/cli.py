@@ -9,9 +9,11 @@ from typing import Any
 import click
 
 from harfeat.commands.datasets import datasets
+from harfeat.commands.download import download_command
 from harfeat.commands.extract import extract_command
 from harfeat.commands.import_ import import_command
 from harfeat.commands.info import info
+from harfeat.commands.merge import merge_command
 from harfeat.commands.pack import pack_command
 from harfeat.commands.pull import pull_command
 from harfeat.commands.push import push_command
@@ -53,3 +55,5 @@ main.add_command(info)
 main.add_command(push_command)
 main.add_command(pull_command)
 main.add_command(pack_command)
+main.add_command(merge_command)
+main.add_command(download_command)
