@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
+import socket
 import subprocess
+import tempfile
 import wave
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as ClipTimeoutError
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import imageio_ffmpeg
@@ -23,10 +29,10 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 from videos import EXACT_WITH_DECORD, NEARLY_EQUAL, NEEDS_LINEAR, Recipe, make_video, numbered_frame
 
-from harfeat.decode import ClipFrames, DecodeError, decode_clip, linear, policy, recipe, seeking
+from harfeat.decode import ClipFrames, DecodeError, decode_clip, linear, policy, recipe, seeking, worker
 from harfeat.decode.worker import Prepared, initialise, run, worker_context
 from harfeat.preprocess import TransformConfig, prepare
-from harfeat.sampling import SamplingSettings, sample
+from harfeat.sampling import SamplingSettings, plan, sample
 
 GENUINE = (
     "clips/UCF11_updated_mpg/biking/v_biking_01/v_biking_01_01.mpg",
@@ -253,8 +259,138 @@ def test_indices_outside_the_clip_are_a_programming_error(tmp_path: Path) -> Non
             decode_clip(make_video(tmp_path, made), lambda n: np.array([0, n]))
 
 
+@pytest.mark.parametrize("change", ["removed", "cut", "replaced by a folder"])
+def test_a_file_that_changes_between_two_passes(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "KEEP_BYTES", 0)
+    path = make_video(tmp_path, NEEDS_LINEAR[0])
+
+    def choose(count: int) -> np.ndarray:
+        assert count == 48
+        if change == "cut":
+            path.write_bytes(path.read_bytes()[:10_000])
+        else:
+            path.unlink()
+        if change == "replaced by a folder":
+            path.mkdir()
+        return np.arange(count)
+
+    with pytest.raises(DecodeError, match=r"No such file|changed while it was read|not a regular file"):
+        decode_clip(path, choose)
+
+
+@pytest.mark.parametrize("denied", ["file", "folder"])
+@pytest.mark.parametrize(
+    "call",
+    [lambda path: run(str(path), SamplingSettings(), CONFIG), lambda path: decode_clip(path, np.arange)],
+    ids=["worker", "decode_clip"],
+)
+def test_permission_denied(denied: str, call: Callable[[Path], object]) -> None:
+    """As a user who may not read: the superuser, whom nothing is denied, steps down for the moment."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as outer:
+        folder = Path(outer) / "clips"
+        folder.mkdir()
+        path = make_video(folder, NEEDS_LINEAR[0])
+        for place in (folder, Path(outer)):
+            place.chmod(0o755)
+        (path if denied == "file" else folder).chmod(0o000)
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            with pytest.raises(DecodeError, match="Permission denied") as caught:
+                call(path)
+        finally:
+            os.seteuid(user)
+            folder.chmod(0o755)
+        assert "\n" not in str(caught.value)
+
+
+def test_too_little_memory_is_never_taken_for_a_damaged_packet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = linear.open_video
+
+    class Exhausted:
+        def decode(self, packet: object) -> None:
+            raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+
+    @contextmanager
+    def opened(path: Path) -> Iterator[tuple[Any, Any]]:
+        with plain(path) as (container, stream):
+            yield SimpleNamespace(demux=lambda _: container.demux(stream)), Exhausted()
+
+    path = make_video(tmp_path, NEEDS_LINEAR[0])
+    monkeypatch.setattr(linear, "open_video", opened)
+    with pytest.raises(DecodeError, match="not enough memory"):
+        run(str(path), SamplingSettings(), CONFIG)
+
+
+def test_more_pixels_than_a_clip_may_have_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_video(tmp_path, NEEDS_LINEAR[0])
+    monkeypatch.setattr(worker, "MAX_PIXEL_BYTES", 48 * 3 * 32 * 40)
+    assert len(run(str(path), SamplingSettings("all"), CONFIG).views[0].pixels) == 48
+    with pytest.raises(DecodeError, match=r"73 frames of 40x32 are above .*--frames"):
+        run(str(path), SamplingSettings("all", views=1), CONFIG)
+
+
 def _absent(path: Path) -> None:
     pass
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _linked_fifo(path: Path) -> None:
+    os.mkfifo(path.with_name("fifo"))
+    path.symlink_to(path.with_name("fifo"))
+
+
+def _socket(path: Path) -> None:
+    # The name of a socket may have 107 characters, the folders of tests have more.
+    with socket.socket(socket.AF_UNIX) as server, tempfile.TemporaryDirectory() as folder:
+        server.bind(f"{folder}/s")
+        Path(f"{folder}/s").rename(path)
+
+
+def _concat_list(path: Path) -> None:
+    make_video(path.parent, Recipe("part", ".avi", "mpeg4"))
+    path.write_text("ffconcat version 1.0\nfile part.avi\n")
+
+
+def _stream_list(path: Path) -> None:
+    make_video(path.parent, Recipe("part", ".ts", "libx264"))
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\npart.ts\n#EXT-X-ENDLIST\n")
+
+
+def _huge_header(path: Path) -> None:
+    """A picture of 65,500 x 65,500 by its header: 6 GB of samples."""
+    data = make_video(path.parent, Recipe("small", ".avi", "mjpeg", 4, pix_fmt="yuvj420p")).read_bytes()
+    size = (48).to_bytes(2, "big") + (64).to_bytes(2, "big")
+    assert data.count(size) >= 4
+    path.write_bytes(data.replace(size, (65_500).to_bytes(2, "big") * 2))
+
+
+def _huge_container_header(path: Path) -> None:
+    """100,000 x 100,000 in both headers of an AVI without compression."""
+    data = make_video(path.parent, Recipe("raw", ".avi", "rawvideo", 4)).read_bytes()
+    size = (64).to_bytes(4, "little") + (48).to_bytes(4, "little")
+    assert data.count(size) == 2
+    path.write_bytes(data.replace(size, (100_000).to_bytes(4, "little") * 2))
+
+
+def _strip(path: Path) -> None:
+    make_video(path.parent, Recipe("strip", ".avi", "mjpeg", 1, 2_000, 16, "yuvj420p")).rename(path)
 
 
 def _folder(path: Path) -> None:
@@ -297,6 +433,16 @@ def _changing_size(path: Path) -> None:
     ("make", "reason"),
     [
         (_absent, "No such file"),
+        (_dangling, "No such file"),
+        (_loop, "symbolic links"),
+        (_device, "not a regular file"),
+        (_linked_fifo, "not a regular file"),
+        (_socket, "not a regular file"),
+        (_concat_list, "playlist"),
+        (_stream_list, "playlist|not a readable video"),
+        (_huge_header, "no frame could be decoded"),
+        (_huge_container_header, "one above 35,389,440 pixels"),
+        (_strip, "2000x16 pixels"),
         (_folder, "not a regular file"),
         (os.mkfifo, "not a regular file"),
         (_empty, "empty"),
@@ -357,6 +503,43 @@ def test_a_bad_clip_costs_a_worker_nothing(pool: pebble.ProcessPool, tmp_path: P
     path.touch()
     with pytest.raises(DecodeError, match="empty"):
         pool.schedule(run, args=(str(path), SamplingSettings(frames=7), CONFIG), timeout=60).result()
+
+
+def test_a_worker_cannot_take_all_the_memory(pool: pebble.ProcessPool) -> None:
+    with pytest.raises(MemoryError):
+        pool.schedule(bytes, args=(5 * 2**30,), timeout=60).result()
+    assert pool.schedule(len, args=(bytes(2**20),), timeout=60).result() == 2**20
+
+
+def test_views_come_from_one_pass_and_are_mirrored_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_video(tmp_path, NEEDS_LINEAR[0])
+    sampling = SamplingSettings("first", 5, interval=3, views=8, seed=1)
+    every = prepare(decode_clip(path, np.arange).frames, CONFIG)
+    surveys: list[Path] = []
+    plain = linear.survey
+
+    def counted(path: Path) -> linear.Survey:
+        surveys.append(path)
+        return plain(path)
+
+    monkeypatch.setattr(linear, "survey", counted)
+    done = run(str(path), sampling, CONFIG)
+    assert len(surveys) == 1
+    planned = plan(sampling, 48, 25.0, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert {view.flip for view in planned} == {True, False}
+    for view, made in zip(planned, done.views, strict=True):
+        expected = every[view.indices]
+        assert made.indices.tolist() == view.indices.tolist()
+        np.testing.assert_array_equal(made.pixels, np.flip(expected, 3) if view.flip else expected)
+    renamed = path.rename(tmp_path / "other name.mpg")
+    for made, again in zip(done.views, run(str(renamed), sampling, CONFIG).views, strict=True):
+        np.testing.assert_array_equal(made.pixels, again.pixels)
+
+
+def test_a_clip_that_cannot_be_sampled_is_a_failure(tmp_path: Path) -> None:
+    path = make_video(tmp_path, NEEDS_LINEAR[0])
+    with pytest.raises(DecodeError, match="too short: 48 frames"):
+        run(str(path), SamplingSettings("first", 49, short="error"), CONFIG)
 
 
 def test_a_crash_and_a_hang_cost_one_clip_each(pool: pebble.ProcessPool, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 
-from harfeat.decode.probe import check_size, open_video, reason
+from harfeat.decode.probe import MAX_PIXELS, check_size, open_video, reason
 from harfeat.decode.records import DecodeError, Keep, Kept
 
 KEEP_BYTES = 256 * 2**20
@@ -105,6 +105,8 @@ def _decoded(path: Path, found: Survey) -> Iterator[VideoFrame]:
                         f"frames change size, from {size[0]}x{size[1]} to {frame.width}x{frame.height}"
                     )
                 yield frame
+        if size is None and stream.codec_context.width == 0:
+            failure += f"; by its header, frames have no size, or one above {MAX_PIXELS:,} pixels"
     if size is None:
         raise DecodeError(f"no frame could be decoded: {failure}")
 

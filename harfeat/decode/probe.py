@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from harfeat.decode.records import DecodeError
 MAX_SIDE = 16_384
 MAX_PIXELS = 8_192 * 4_320
 """8K, the largest format that cameras record; FFmpeg refuses a frame above it before it takes the memory."""
+
+MAX_ASPECT = 32
+"""Longer to shorter side. A model's resizing of the shorter side would blow a strip up to gigabytes."""
 
 # What a playlist names lies in other files, which no hash of this one covers, and a named pipe among them blocks.
 _PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "avisynth", "vapoursynth"})
@@ -102,16 +106,25 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 def check_size(width: int, height: int) -> None:
     """DecodeError for frames that only a broken or hostile file has."""
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+    long, short = max(width, height), min(width, height)
+    if short > 0 and long > MAX_ASPECT * short:
+        raise DecodeError(
+            f"frames of {width}x{height} pixels: above {MAX_ASPECT} times as long as wide is refused"
+        )
+    if long > MAX_SIDE or width * height > MAX_PIXELS:
         raise DecodeError(
             f"frames of {width}x{height} pixels: above {MAX_SIDE:,} a side or {MAX_PIXELS:,} in all is refused"
         )
 
 
 def reason(error: av.FFmpegError) -> str:
-    """What FFmpeg says, in one line."""
-    if "max pixel count" in str(error):
-        return f"frames of more than {MAX_PIXELS:,} pixels are refused"
+    """What FFmpeg says of a stream, in one line.
+
+    Raises:
+        MemoryError: it had no memory. To go on would make the frames depend on how much there is.
+    """
+    if error.errno == errno.ENOMEM:
+        raise MemoryError from error
     return str(error.strerror)
 
 

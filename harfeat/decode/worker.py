@@ -24,6 +24,12 @@ from harfeat.hashing import sha256_of_file
 from harfeat.preprocess import TransformConfig, prepare
 from harfeat.sampling import SamplingError, SamplingSettings, View, plan
 
+MAX_PIXEL_BYTES = 512 * 2**20
+"""What the prepared pixels of one clip may take, all views together: 3,566 frames of 224x224."""
+
+MEMORY = 4 * 2**30
+"""What a decoding process may take beyond what it starts with; a hostile clip then fails, not the machine."""
+
 
 @dataclass(frozen=True)
 class PreparedView:
@@ -77,6 +83,7 @@ def run(path: str, sampling: SamplingSettings, transform_config: TransformConfig
         def choose(count: int, fps: float) -> np.ndarray:
             nonlocal planned
             planned = plan(sampling, count, fps, digest)
+            _check_size(sum(len(view.indices) for view in planned), transform_config)
             return np.concatenate([view.indices for view in planned])
 
         clip = decode_pictures(file, choose, lambda frame: prepare(frame[None], transform_config)[0])
@@ -90,6 +97,15 @@ def run(path: str, sampling: SamplingSettings, transform_config: TransformConfig
     return Prepared(views, clip.source_frames, clip.fps, clip.decoder, digest)
 
 
+def _check_size(frames: int, config: TransformConfig) -> None:
+    height, width = config.input_size
+    if frames * 3 * height * width > MAX_PIXEL_BYTES:
+        raise DecodeError(
+            f"{frames} frames of {width}x{height} are above {MAX_PIXEL_BYTES // 2**20} MiB a clip: take fewer, "
+            "by --frames, --interval or another --sampling"
+        )
+
+
 def _put_together(view: View, frames: Mapping[int, np.ndarray]) -> PreparedView:
     """Mirrored last, so that a mirrored frame is the prepared frame mirrored, to the pixel."""
     pixels = np.stack([frames[index] for index in view.indices.tolist()])
@@ -97,9 +113,24 @@ def _put_together(view: View, frames: Mapping[int, np.ndarray]) -> PreparedView:
 
 
 def initialise() -> None:
-    """Once in each worker process: one thread (the pool has the cores), and Ctrl-C left to the parent."""
+    """Once in each worker: one thread (the pool has the cores), Ctrl-C left to the parent, bounded memory."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _bound_memory(MEMORY)
+
+
+def _bound_memory(more: int) -> None:
+    """At most `more` bytes beyond what this process has mapped now; only where the system can do that (Linux)."""
+    try:
+        import resource  # noqa: PLC0415
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):
+        return
+    limit = pages * resource.getpagesize() + more
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    bounds = [limit, *(bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
 
 
 def worker_context() -> BaseContext:
