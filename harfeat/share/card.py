@@ -55,8 +55,8 @@ def card(cache: Cache, manifest: Manifest) -> str:
             "## Identity\n",
             f"- fingerprint: `{cache.fingerprint}` (SHA-256 of the recipe above; caches with different ones "
             "must not be mixed)",
-            f"- content: `{cache.content}` (SHA-256 over features, clips, labels and splits; equal caches have equal "
-            "ones, however they are cut into files)",
+            f"- content: `{cache.content}` (SHA-256 over features, clips, labels and splits; equal caches have "
+            "equal ones, however they are cut into files)",
             "- every file's SHA-256 stands in `manifest.json` and in `croissant.json`\n",
             "## Licence\n",
             f"{LICENCE}\n",
