@@ -17,6 +17,7 @@ from harfeat.commands.merge import merge_command
 from harfeat.commands.pack import pack_command
 from harfeat.commands.pull import pull_command
 from harfeat.commands.push import push_command
+from harfeat.commands.split import split_command
 from harfeat.errors import InputError
 
 
@@ -57,3 +58,4 @@ main.add_command(pull_command)
 main.add_command(pack_command)
 main.add_command(merge_command)
 main.add_command(download_command)
+main.add_command(split_command)

@@ -7,11 +7,12 @@ class and split, <class>_test_split<k>.txt, with lines "<file name> <role>".
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from harfeat.datasets.hmdb51_classes import CLASSES
 from harfeat.datasets.official import Layout, find_clips, read_lines
-from harfeat.datasets.records import Dataset, DatasetDefinition, DatasetOptions
+from harfeat.datasets.records import Clip, Dataset, DatasetDefinition, DatasetOptions
 from harfeat.datasets.scan import locate
 from harfeat.errors import InputError
 from harfeat.splits import TEST, TRAIN, UNUSED, Split, fixed_split
@@ -32,30 +33,41 @@ def load(root: Path, options: DatasetOptions) -> Dataset:
         InputError: no lists, incomplete or malformed ones, files that do not fit the layout, or a clip
             that the lists do not have.
     """
-    if options.splits_dir is None:
-        raise InputError(
-            "hmdb51 needs its official lists: download test_train_splits.rar from the HMDB51 page, "
-            "unpack it, and pass --splits DIR"
-        )
+    _require_lists(options.splits_dir)
     found = find_clips(root, LAYOUT, CLIP_COUNT)
+    splits = official_splits(found.clips, options.splits_dir)
+    return Dataset("hmdb51", found.root, CLASSES, found.clips, splits, found.notes)
+
+
+def official_splits(clips: Sequence[Clip], splits_dir: Path | None) -> tuple[Split, ...]:
+    """The splits "1", "2" and "3" from the lists in `splits_dir`; raises InputError."""
     lists = locate(
-        options.splits_dir,
+        _require_lists(splits_dir),
         lambda folder: any((folder / f"{name}_test_split1.txt").is_file() for name in CLASSES),
         "the official HMDB51 lists brush_hair_test_split1.txt ... wave_test_split3.txt",
     )
-    groups = [clip.group for clip in found.clips]
+    groups = [clip.group for clip in clips]
     splits: list[Split] = []
     for name in _SPLIT_NAMES:
         listed = _read_roles(lists, name)
-        for clip in found.clips:
+        for clip in clips:
             if clip.name not in listed:
                 raise InputError(
                     f"{clip.path}: the lists of split {name} in {lists} do not have this clip; move it away"
                 )
-        roles = [listed[clip.name] for clip in found.clips]
+        roles = [listed[clip.name] for clip in clips]
         rule = f"official split {name}, read from its lists (70 train, 30 test a class, the rest unused)"
         splits.append(fixed_split(name, roles, groups, rule))
-    return Dataset("hmdb51", found.root, CLASSES, found.clips, tuple(splits), found.notes)
+    return tuple(splits)
+
+
+def _require_lists(splits_dir: Path | None) -> Path:
+    if splits_dir is None:
+        raise InputError(
+            "hmdb51 needs its official lists: download test_train_splits.rar from the HMDB51 page, "
+            "unpack it, and pass --splits DIR"
+        )
+    return splits_dir
 
 
 def _parse(class_name: str, inside: str) -> tuple[str, str] | None:
@@ -96,5 +108,8 @@ DEFINITION = DatasetDefinition(
     clip_count=CLIP_COUNT,
     split_names=_SPLIT_NAMES,
     load=load,
+    official_splits=official_splits,
+    classes=CLASSES,
+    parse=_parse,
     uses=frozenset({"splits_dir"}),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,3 +67,9 @@ class DatasetDefinition:
     """Read a root; raises InputError."""
     uses: frozenset[str] = frozenset()
     """Which of splits_dir, group_pattern and test_groups apply."""
+    official_splits: Callable[[Sequence[Clip], Path | None], tuple[Split, ...]] | None = None
+    """The official splits of clips, from the folder of lists where given; None where there are none."""
+    classes: tuple[str, ...] = ()
+    """Official sets: the class folders that `parse` knows."""
+    parse: Callable[[str, str], tuple[str, str] | None] | None = None
+    """(class, posix path below its folder) to (clip name, group), or None for a foreign name; official sets."""

@@ -34,17 +34,22 @@ def load(root: Path, options: DatasetOptions) -> Dataset:
             incomplete or disagree with the rule on a clip that is present.
     """
     found = find_clips(root, LAYOUT, CLIP_COUNT)
-    groups = [clip.group for clip in found.clips]
-    splits = ucf101_splits([int(group[-2:]) for group in groups], groups)
-    if options.splits_dir is not None:
-        lists = locate(
-            options.splits_dir,
-            lambda folder: (folder / "testlist01.txt").is_file(),
-            "the official UCF101 lists testlist01.txt ... trainlist03.txt",
-        )
-        checked = tuple(_checked(split, found.clips, lists) for split in splits)
-        return Dataset("ucf101", found.root, CLASSES, found.clips, checked, found.notes)
+    splits = official_splits(found.clips, options.splits_dir)
     return Dataset("ucf101", found.root, CLASSES, found.clips, splits, found.notes)
+
+
+def official_splits(clips: Sequence[Clip], splits_dir: Path | None) -> tuple[Split, ...]:
+    """The splits "1", "2" and "3" by their rule, compared with the lists where given; raises InputError."""
+    groups = [clip.group for clip in clips]
+    splits = ucf101_splits([int(group[-2:]) for group in groups], groups)
+    if splits_dir is None:
+        return splits
+    lists = locate(
+        splits_dir,
+        lambda folder: (folder / "testlist01.txt").is_file(),
+        "the official UCF101 lists testlist01.txt ... trainlist03.txt",
+    )
+    return tuple(_checked(split, clips, lists) for split in splits)
 
 
 def _parse(class_name: str, inside: str) -> tuple[str, str] | None:
@@ -91,5 +96,8 @@ DEFINITION = DatasetDefinition(
     clip_count=CLIP_COUNT,
     split_names=("1", "2", "3"),
     load=load,
+    official_splits=official_splits,
+    classes=CLASSES,
+    parse=_parse,
     uses=frozenset({"splits_dir"}),
 )
