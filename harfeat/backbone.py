@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,25 @@ import torch
 from timm.data import resolve_model_data_config
 
 from harfeat.errors import InputError
+from harfeat.folding import folded
+from harfeat.lanes import Lanes, Pending
+from harfeat.precision import PRECISIONS, Precision, calibration_pictures, choose_precision
 from harfeat.preprocess import TransformConfig
 from harfeat.weights import WeightSource, load_backbone
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["PRECISIONS", "Backbone", "build_backbone"]
 
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A network on its device, with the preprocessing it was trained with."""
+    """A network on its devices, with the preprocessing it was trained with."""
 
     name: str
     network: Any
     source: WeightSource
-    device: torch.device
-    precision: str
+    devices: tuple[torch.device, ...]
+    choice: Precision
+    batch_norm: str
     data_config: dict[str, Any]
     batch: int
     dim: int
@@ -35,78 +40,105 @@ class Backbone:
         """How frames are resized and cropped before `features`."""
         return TransformConfig.of(self.data_config)
 
+    @property
+    def precision(self) -> str:
+        """float32, bfloat16 or float16."""
+        return self.choice.name
+
+    @property
+    def device(self) -> torch.device:
+        """The first device."""
+        return self.devices[0]
+
+    @property
+    def ahead(self) -> int:
+        """Batches that should be under way at once, so that no core and no GPU waits for the next."""
+        return 1 + math.ceil(2 * self.lanes.count * self.lanes.batch / self.batch)
+
+    @cached_property
+    def lanes(self) -> Lanes:
+        """The threads that run the network."""
+        mean, std = ([255 * value for value in self.data_config[key]] for key in ("mean", "std"))
+        return Lanes(self.network, self.devices, self.precision, mean, std, self.batch)
+
     def recipe(self) -> dict[str, Any]:
         """Everything here that changes a feature."""
         return {
             "model": self.name,
             "weights": self.source.tensors_sha256,
             "precision": self.precision,
+            "batch_norm": self.batch_norm,
             "transform": vars(self.transform)
             | {"mean": list(self.data_config["mean"]), "std": list(self.data_config["std"])}
             | {"input_size": list(self.transform.input_size)},
         }
 
-    @torch.inference_mode()
+    def provenance(self) -> dict[str, Any]:
+        """What is worth telling beside the recipe: where the weights are from, how the precision was chosen."""
+        return {
+            "weights": asdict(self.source),
+            "device": ", ".join(map(str, self.devices)),
+            "precision": asdict(self.choice),
+        }
+
     def features(self, pixels: np.ndarray) -> np.ndarray:
-        """(B, 3, H, W) uint8 to (B, D) float32.
+        """(B, 3, H, W) uint8 to (B, D) float32. A frame's feature depends on nothing but the frame."""
+        return self.start(pixels).result()
 
-        A batch that is not full is padded: kernels are chosen by the size of the batch, and a frame's feature
-        must not depend on how many others came with it.
-        """
-        count = len(pixels)
-        full = np.concatenate([pixels, np.zeros((self.batch - count, *pixels.shape[1:]), np.uint8)])
-        x = torch.from_numpy(full).to(self.device, non_blocking=True).float()
-        mean, std = (
-            255 * torch.tensor(self.data_config[key], device=self.device).view(1, 3, 1, 1)
-            for key in ("mean", "std")
-        )
-        x = ((x - mean) / std).to(memory_format=torch.channels_last)
-        with self._autocast():
-            features = self.network(x)
-        return features[:count].float().cpu().numpy()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
+    def start(self, pixels: np.ndarray) -> Pending:
+        """The same without waiting: the features are the `.result()` of what it returns."""
+        return self.lanes.start(pixels)
 
 
 def build_backbone(model: str, weights: str, device: str, precision: str, batch: int) -> Backbone:
-    """Load a backbone; for device and precision, `auto` takes the fastest that this machine has.
+    """Load a backbone.
 
-    Raises InputError.
+    Args:
+        model: any timm model.
+        weights: `auto`, `none` or a file, as `load_backbone` takes it.
+        device: `auto` (a GPU where there is one), or a torch device, or several GPUs as `cuda:0,cuda:1`.
+        precision: one of `PRECISIONS`, or `auto`: the fastest native one that keeps the features.
+        batch: frames in a batch; a CPU core takes at most 8 of them at once (see `harfeat.lanes`).
+
+    Raises:
+        InputError: any of them cannot be had here.
     """
-    target = _device(device)
-    chosen = _precision(precision, target)
+    devices = _devices(device)
     loaded, source = load_backbone(model, weights)
     config = resolve_model_data_config(loaded)
-    network: Any = loaded.to(target).to(memory_format=torch.channels_last)
+    network: Any = loaded.to(devices[0]).to(memory_format=torch.channels_last)
+    pictures = _normalised(config, devices[0])
     with torch.inference_mode():
-        pooled = network(torch.zeros(1, *config["input_size"], device=target))
+        pooled = network(pictures[:1])
     if pooled.ndim != 2:
         raise InputError(f"--model {model}: gives {tuple(pooled.shape)}, not one pooled feature a frame")
-    return Backbone(model, network, source, target, chosen, config, batch, int(pooled.shape[1]))
+    plain, network = network, folded(network, pictures[:2])
+    batch_norm = "apart" if plain is network else "folded"
+    choice, network = choose_precision(precision, network.to(memory_format=torch.channels_last), pictures)
+    return Backbone(model, network, source, devices, choice, batch_norm, config, batch, int(pooled.shape[1]))
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _normalised(config: dict[str, Any], device: torch.device) -> torch.Tensor:
+    """The calibration pictures as a network takes them."""
+    _, height, width = config["input_size"]
+    mean, std = (torch.tensor(config[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
+    x = torch.from_numpy(calibration_pictures(height, width)).to(device).float().div_(255).sub_(mean).div_(std)
+    return x.to(memory_format=torch.channels_last)
+
+
+def _devices(names: str) -> tuple[torch.device, ...]:
+    if names == "auto":
+        return (torch.device("cuda" if torch.cuda.is_available() else "cpu"),)
+    devices = tuple(_device(name.strip(), names) for name in names.split(","))
+    if len(devices) > 1 and {device.type for device in devices} != {"cuda"}:
+        raise InputError(f"--device {names}: only GPUs can be used together, as in cuda:0,cuda:1")
+    return devices
+
+
+def _device(name: str, asked: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: cannot be used here: {str(error).splitlines()[0]}") from error
+        raise InputError(f"--device {asked}: cannot be used here: {str(error).splitlines()[0]}") from error
     return device
-
-
-def _precision(name: str, device: torch.device) -> str:
-    """bfloat16 where the processor multiplies it natively, which on a CPU means AVX512-BF16 or AMX."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "bfloat16" if _native_bfloat16() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
-
-
-def _native_bfloat16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 Key = TypeVar("Key")
 
 
+class Pending(Protocol):
+    """Features that are being computed elsewhere, as a `concurrent.futures.Future` of them."""
+
+    def done(self) -> bool: ...
+
+    def result(self) -> np.ndarray: ...
+
+
+Model = Callable[[np.ndarray], np.ndarray | Pending]
+
+
 class ClipBatcher(Generic[Key]):
     """Cuts the frames of clips into batches of exactly `batch`, across clips; only the last may be shorter.
 
-    `model` maps (B, ...) pixels to (B, D) features. Clips come back in the order they were added.
+    `model` maps (B, ...) pixels to (B, D) features, or to what will have them; of these, up to `ahead` are under
+    way at once. Clips come back in the order they were added.
     """
 
-    def __init__(self, model: Callable[[np.ndarray], np.ndarray], batch: int) -> None:
-        self._model, self._batch = model, batch
+    def __init__(self, model: Model, batch: int, ahead: int = 0) -> None:
+        self._model, self._batch, self._ahead = model, batch, ahead
         self._pixels: deque[np.ndarray] = deque()
         self._waiting = 0
+        self._running: deque[Pending] = deque()
         self._features: deque[np.ndarray] = deque()
         self._ready = 0
         self._open: deque[tuple[Key, int]] = deque()
@@ -32,12 +45,14 @@ class ClipBatcher(Generic[Key]):
         self._waiting += len(pixels)
         while self._waiting >= self._batch:
             self._run(self._batch)
+        self._collect(self._ahead)
         yield from self._finished()
 
     def flush(self) -> Iterator[tuple[Key, np.ndarray]]:
         """Run what is left; the clips that were still open."""
         if self._waiting:
             self._run(self._waiting)
+        self._collect(0)
         yield from self._finished()
 
     def _run(self, count: int) -> None:
@@ -50,8 +65,21 @@ class ClipBatcher(Generic[Key]):
                 self._pixels.appendleft(block[missing:])
             missing -= len(taken[-1])
         self._waiting -= count
-        self._features.append(self._model(np.concatenate(taken)))
-        self._ready += count
+        answer = self._model(taken[0] if len(taken) == 1 else np.concatenate(taken))
+        if isinstance(answer, np.ndarray):
+            self._take(answer)
+        else:
+            self._running.append(answer)
+            self._collect(self._ahead)
+
+    def _collect(self, under_way: int) -> None:
+        """Take in what is done, and wait until at most `under_way` batches are not."""
+        while self._running and (len(self._running) > under_way or self._running[0].done()):
+            self._take(self._running.popleft().result())
+
+    def _take(self, features: np.ndarray) -> None:
+        self._features.append(features)
+        self._ready += len(features)
 
     def _finished(self) -> Iterator[tuple[Key, np.ndarray]]:
         while self._open and self._open[0][1] <= self._ready:

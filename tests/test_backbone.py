@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from videos import numbered_frame
 
-from harfeat.backbone import PRECISIONS, Backbone, build_backbone
+from harfeat.backbone import PRECISIONS, build_backbone
 from harfeat.errors import InputError
 from harfeat.preprocess import prepare
+from harfeat.weights import load_backbone
 
 NO_GPU = () if torch.cuda.is_available() else ("cuda",)
 MODELS = ("test_resnet", "test_efficientnet", "test_vit", "mobilenetv3_small_100")
@@ -33,9 +35,9 @@ class Recorder(torch.nn.Module):
 def test_the_network_sees_what_timms_own_transform_gives(model: str) -> None:
     backbone = build_backbone(model, "none", "cpu", "float32", 4)
     recorder = Recorder()
-    watched = Backbone(**(vars(backbone) | {"network": recorder}))
+    watched = replace(backbone, network=recorder)
     watched.features(prepare(FRAMES[:4], backbone.transform))
-    transform = create_transform(**resolve_model_data_config(backbone.network), is_training=False)
+    transform = create_transform(**backbone.data_config, is_training=False)
     expected = torch.stack([transform(Image.fromarray(frame)) for frame in FRAMES[:4]])
     torch.testing.assert_close(recorder.seen, expected, rtol=0, atol=1e-5)
 
@@ -44,7 +46,7 @@ def test_the_network_sees_what_timms_own_transform_gives(model: str) -> None:
 def test_features_are_those_of_the_bare_network(model: str) -> None:
     backbone = build_backbone(model, "none", "cpu", "float32", 8)
     bare: Any = timm.create_model(model, pretrained=False, num_classes=0).eval()
-    bare.load_state_dict(backbone.network.state_dict())
+    bare.load_state_dict(load_backbone(model, "none")[0].state_dict())
     transform = create_transform(**resolve_model_data_config(bare), is_training=False)
     with torch.inference_mode():
         expected = torch.cat([bare(transform(Image.fromarray(frame))[None]) for frame in FRAMES[:8]]).numpy()
