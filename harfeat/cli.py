@@ -10,6 +10,7 @@ import click
 
 from harfeat.commands.datasets import datasets
 from harfeat.commands.download import download_command
+from harfeat.commands.export import export_command
 from harfeat.commands.extract import extract_command
 from harfeat.commands.import_ import import_command
 from harfeat.commands.info import info
@@ -59,3 +60,4 @@ main.add_command(pack_command)
 main.add_command(merge_command)
 main.add_command(download_command)
 main.add_command(split_command)
+main.add_command(export_command)

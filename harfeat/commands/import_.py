@@ -16,6 +16,7 @@ from harfeat.splits import parse_group_list
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--from", "kind", required=True, type=click.Choice(list(IMPORTERS)), help="Format of the file.")
 @click.option("--features", required=True, help="Key of the features, (clips, frames, D) or (clips, D).")
+@click.option("--offsets", help="Key of the clips' first rows, (clips + 1,), where features are flat: (rows, D).")
 @click.option("--labels", required=True, help="Key of the labels: class indices or class names.")
 @click.option("--names", help="Key of the clip names; without it clips are numbered.")
 @click.option("--groups", help="Key of the groups (source video or subject of each clip).")
@@ -28,6 +29,7 @@ def import_command(
     source: Path,
     kind: str,
     features: str,
+    offsets: str | None,
     labels: str,
     names: str | None,
     groups: str | None,
@@ -38,7 +40,7 @@ def import_command(
     features_id: str | None,
 ) -> None:
     """Make a cache of features that somebody else extracted."""
-    keys = Keys(features, labels, names, groups, classes)
+    keys = Keys(features, labels, names, groups, classes, offsets)
     listed = parse_group_list(test_groups) if test_groups else ()
     splits = import_features(source, kind, keys, out, listed, split_seed, features_id)
     click.echo(f"{out} written\n{describe_splits(splits)}")

@@ -31,6 +31,7 @@ class Keys:
     names: str | None = None
     groups: str | None = None
     classes: str | None = None
+    offsets: str | None = None
 
     def given(self) -> dict[str, str]:
         """The keys that were given, by what they hold."""
@@ -42,7 +43,8 @@ class ForeignArrays:
     """The arrays of a foreign file as they stand there.
 
     features (V, T, D), or (V, D) for one row a clip; it may be a lazy HDF5 data set. labels (V,) integers or
-    text; names, groups (V,), classes (C,) where given.
+    text; names, groups (V,), classes (C,) where given. With offsets (V+1,) features are (N, D): clip v owns the
+    rows offsets[v]:offsets[v+1].
     """
 
     features: np.ndarray
@@ -50,6 +52,7 @@ class ForeignArrays:
     names: np.ndarray | None
     groups: np.ndarray | None
     classes: np.ndarray | None
+    offsets: np.ndarray | None = None
 
 
 def collect(
@@ -83,9 +86,12 @@ class ForeignClips:
 
     def features(self) -> Iterator[ClipFeatures]:
         """Each clip's (T, D) rows; the source frames are unknown, -1. NaN and infinity are InputErrors."""
+        flat = self.arrays.offsets is not None
+        starts = np.concatenate([[0], np.cumsum(self.lengths)]).tolist()
         for index, row in enumerate(self.rows):
+            place = slice(*starts[index : index + 2]) if flat else index
             try:
-                rows = np.asarray(self.arrays.features[index]).reshape(-1, self.dim)
+                rows = np.asarray(self.arrays.features[place]).reshape(-1, self.dim)
             except UNREADABLE as error:
                 raise InputError(
                     f"clip {row.name}: features cannot be read; the source file is damaged"
@@ -102,7 +108,8 @@ def check(path: Path, arrays: ForeignArrays) -> ForeignClips:
         raise InputError(
             f"{path}: features are {dtype} {shape}; expected floats of shape (clips, frames, D) or (clips, D)"
         )
-    count = shape[0]
+    lengths = _lengths(path, arrays)
+    count = len(lengths)
     for what in ("labels", "names", "groups"):
         column = getattr(arrays, what)
         if column is not None and column.shape != (count,):
@@ -117,8 +124,22 @@ def check(path: Path, arrays: ForeignArrays) -> ForeignClips:
     classes, labels = _classes(path, arrays)
     groups = [""] * count if arrays.groups is None else _texts(path, "groups", arrays.groups)
     rows = tuple(ClipRow(name, label, group) for name, label, group in zip(names, labels, groups, strict=True))
-    frames = 1 if len(shape) == 2 else shape[1]
-    return ForeignClips(rows, classes, (frames,) * count, shape[-1], dtype.newbyteorder("="), arrays)
+    return ForeignClips(rows, classes, lengths, shape[-1], dtype.newbyteorder("="), arrays)
+
+
+def _lengths(path: Path, arrays: ForeignArrays) -> tuple[int, ...]:
+    """Rows of each clip."""
+    shape, offsets = arrays.features.shape, arrays.offsets
+    if offsets is None:
+        return (1 if len(shape) == 2 else shape[1],) * shape[0]
+    if len(shape) != 2 or offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) < 2:
+        raise InputError(
+            f"{path}: with --offsets features are (rows, D) and offsets (clips + 1,) integers, not {shape} and "
+            f"{offsets.dtype} {offsets.shape}"
+        )
+    if offsets[0] != 0 or offsets[-1] != shape[0] or (offsets[1:] < offsets[:-1]).any():
+        raise InputError(f"{path}: offsets do not cover the {shape[0]} rows of features in order")
+    return tuple(np.diff(offsets).tolist())
 
 
 def _classes(path: Path, arrays: ForeignArrays) -> tuple[tuple[str, ...], list[int]]:
