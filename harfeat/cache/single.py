@@ -45,11 +45,14 @@ class _Stream:
 
 
 class FileCache(Cache):
-    """An open cache file. `head_only` opens the head of a folder of shards, which has no stream."""
+    """An open cache file. `head_only` opens the head of a folder of shards, which has no stream.
 
-    def __init__(self, path: Path, head_only: bool = False) -> None:
+    `guarded` is False in the process in which a suspicious file is tried (`harfeat.cache.guard`).
+    """
+
+    def __init__(self, path: Path, head_only: bool = False, guarded: bool = True) -> None:
         self.path = Path(path)
-        self._file = UntrustedFile(self.path)
+        self._file = UntrustedFile(self.path, guarded)
         try:
             self._read_identity()
             self._read_clips()

@@ -15,22 +15,29 @@ from typing import Any
 import h5py
 import numpy as np
 
+from harfeat.cache import guard, plain
 from harfeat.cache.fingerprint import canonical_json
 from harfeat.cache.schema import CacheError
 
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 """What h5py raises on bytes that make no sense."""
 
+_UNREADABLE = "{}: not a readable HDF5 file (damaged, cut short or foreign)"
+
 _DEFLATE_LIMIT = 1100
 """No built-in filter of HDF5 packs tighter than this."""
 
 
 class UntrustedFile:
-    """An open HDF5 file whose parts are fetched by key and checked; `path` is what errors name."""
+    """An open HDF5 file whose parts are fetched by key and checked; `path` is what errors name.
 
-    def __init__(self, path: Path) -> None:
+    A file in another form than caches are written in is tried in a process of its own first, unless `guarded` is
+    False.
+    """
+
+    def __init__(self, path: Path, guarded: bool = True) -> None:
         self.path = path
-        self._descriptor, self._bytes, self._file = _open(path)
+        self._descriptor, self._bytes, self._file = _open(path, guarded)
 
     def close(self) -> None:
         """Close the file."""
@@ -200,7 +207,7 @@ def _at(owner: str, key: str) -> str:
     return key if owner == "/" else f"{owner}@{key}"
 
 
-def _open(path: Path) -> tuple[int, int, h5py.File]:
+def _open(path: Path, guarded: bool) -> tuple[int, int, h5py.File]:
     """File descriptor, size in bytes, and the open file."""
     if path.is_dir():
         raise CacheError(f"{path}: is a folder, not a cache file")
@@ -211,7 +218,36 @@ def _open(path: Path) -> tuple[int, int, h5py.File]:
     except OSError as error:
         raise CacheError(f"{path}: cannot be opened ({error.strerror})") from error
     try:
+        _require_signature(path, descriptor)
+        if guarded and not _is_plain(path, descriptor):
+            guard.require_harmless(path)
         return descriptor, os.fstat(descriptor).st_size, h5py.File(path, "r", locking=False)
+    except CacheError:
+        os.close(descriptor)
+        raise
     except _DAMAGE as error:
         os.close(descriptor)
-        raise CacheError(f"{path}: not a readable HDF5 file (damaged, cut short or foreign)") from error
+        raise CacheError(_UNREADABLE.format(path)) from error
+
+
+def _require_signature(path: Path, descriptor: int) -> None:
+    # HDF5 would look for it further on too; no cache begins with something else.
+    if _bytes_at(descriptor, 0, len(plain.SIGNATURE)) != plain.SIGNATURE:
+        raise CacheError(_UNREADABLE.format(path))
+
+
+def _is_plain(path: Path, descriptor: int) -> bool:
+    try:
+        return plain.is_plain(lambda address, count: _bytes_at(descriptor, address, count))
+    except plain.DamagedError as error:
+        if str(error):
+            raise CacheError(f"{path}: {error} cannot be read, the file is damaged (checksum)") from error
+        raise CacheError(_UNREADABLE.format(path)) from error
+
+
+def _bytes_at(descriptor: int, address: int, count: int) -> bytes:
+    """The bytes at an address; none where there can be no such address."""
+    if not 0 <= address < 1 << 62:
+        return b""
+    os.lseek(descriptor, address, os.SEEK_SET)
+    return os.read(descriptor, count)
