@@ -30,6 +30,8 @@ class Answering:
     drops: int = 10**9
     ranges: bool = True
     validators: bool = True
+    lengths: bool = True
+    """Whether the size is told; without it, the end of the connection is the end of the file."""
     statuses: dict[str, list[int]] = field(default_factory=dict)
     """Paths that answer with these statuses first, one a request; the last one stays where it is negative."""
     gate: threading.Event | None = None
@@ -83,7 +85,10 @@ def file_server(files: dict[str, bytes] | Path) -> Iterator[Answering]:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             else:
                 self.send_response(200)
-            self.send_header("Content-Length", str(len(content) - start))
+            if state.lengths:
+                self.send_header("Content-Length", str(len(content) - start))
+            else:
+                self.send_header("Connection", "close")
             if state.validators:
                 self.send_header("ETag", tag)
             self.end_headers()
@@ -127,6 +132,7 @@ class Hub:
     """A stand-in for the Hub: data set repositories with branches of files, and large files by their hash."""
 
     url: str = ""
+    other_host: str = ""
     token: str = "hf_secret"
     repos: dict[str, dict[str, dict[str, tuple[str, bytes]]]] = field(default_factory=dict)
     """Repository, branch, path to (how it is kept, content)."""
@@ -150,14 +156,19 @@ def hub_server() -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             path = urllib.parse.unquote(self.path)
-            if found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            if path.startswith(("/datasets/", "/api/resolve-cache/")) and not self._may_read():
+                self._say({"error": "Invalid username or password."}, 401)
+            elif found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 kind, content = hub.repos.get(found[1], {}).get(found[2], {}).get(found[3], ("", b""))
                 if not kind:
                     self._say({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
                 elif kind == "lfs":
-                    self._say({}, 302, {"Location": f"/cdn/{hashlib.sha256(content).hexdigest()}"})
+                    self._say({}, 302, {"Location": f"{hub.other_host}/cdn/{hashlib.sha256(content).hexdigest()}"})
                 else:
-                    self._send(content)
+                    # As the Hub does: small files by another address of its own, large ones by another host.
+                    self._say({}, 307, {"Location": f"/api/resolve-cache/{found[1]}/{found[2]}/{found[3]}"})
+            elif found := re.fullmatch(r"/api/resolve-cache/([^/]+/[^/]+)/([^/]+)/(.+)", path):
+                self._send(hub.repos[found[1]][found[2]][found[3]][1])
             elif path == "/api/agent-harnesses":
                 self._say({})  # asked for statistics only
             elif found := re.fullmatch(r"/cdn/([0-9a-f]{64})", path):
@@ -209,6 +220,10 @@ def hub_server() -> Iterator[Hub]:
                     self._unknown()
             else:
                 self._unknown()
+
+        def _may_read(self) -> bool:
+            """All repositories are private."""
+            return self.headers.get("Authorization") == f"Bearer {hub.token}"
 
         def _create(self, wanted: dict[str, Any]) -> None:
             repo = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
@@ -297,6 +312,7 @@ def hub_server() -> Iterator[Hub]:
             pass
 
     with _served(Handler) as hub.url:
+        hub.other_host = hub.url.replace("127.0.0.1", "localhost")
         yield hub
 
 

@@ -381,13 +381,30 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_without_a_validator_or_a_hash_nothing_is_continued(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [None, 400_000])
+def test_without_a_validator_or_a_hash_nothing_is_continued(tmp_path: Path, size: int | None) -> None:
     content = np.random.default_rng(0).bytes(400_000)
     (tmp_path / ".a.bin.unknown.part").write_bytes(bytes(100_000))
     with file_server({"a.bin": content}) as server:
         server.validators = False
-        fetch(HttpSource(f"{server.url}/a.bin"), tmp_path / "a.bin", Expected(), limit=1 << 20)
+        fetch(HttpSource(f"{server.url}/a.bin"), tmp_path / "a.bin", Expected(size), limit=1 << 20)
     assert (tmp_path / "a.bin").read_bytes() == content
+
+
+def test_a_server_that_tells_no_size_is_bounded_all_the_same(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(300_000)
+    with file_server({"a.bin": content}) as server:
+        server.lengths = False
+        source = HttpSource(f"{server.url}/a.bin")
+        for expected, limit in ((Expected(), 100_000), (Expected(100_000), 1 << 20)):
+            with pytest.raises(InputError, match="larger than the 100,000 bytes"):
+                fetch(source, tmp_path / "a.bin", expected, limit=limit)
+            assert list(tmp_path.iterdir()) == []
+        fetch(source, tmp_path / "a.bin", Expected(300_000), limit=1 << 20)
+        assert (tmp_path / "a.bin").read_bytes() == content
+        server.drop_after, server.drops = 200_000, 1
+        fetch(source, tmp_path / "b.bin", Expected(300_000, hashlib.sha256(content).hexdigest()), limit=1 << 20)
+        assert (tmp_path / "b.bin").read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def _unpack_rar(archive: Path, folder: Path, largest: int) -> None:
             (line for line in lines if "error" in line.lower()), lines[-1] if lines else "no reason told"
         )
         raise InputError(
-            f"{archive}: {Path(command[0]).name} cannot unpack it ({reason}): remove it and try again"
+            f"{archive}: {Path(command[0]).name} cannot unpack it ({reason}): remove it and try again, "
+            "or with the program of: pip install 'harfeat[rar]'"
         )
 
 

@@ -12,12 +12,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from harfeat.share.fetch import Answer, BrokenError, ContentError, MissingError, TransferError
 
 _BLOCK = 1 << 20
-_TIMEOUT = 60.0
+_TIMEOUT = 30.0
 _AGENT = "harfeat"
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 """Statuses of a server that may be well again in a moment."""
@@ -47,7 +47,7 @@ class HttpSource:
         if self.token is not None:
             request.add_unredirected_header("Authorization", f"Bearer {self.token}")
         try:
-            response = urllib.request.urlopen(request, timeout=self.timeout)
+            response = urllib.request.build_opener(_Redirects).open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
             error.close()
             self._explain(error.code, start)
@@ -87,6 +87,34 @@ class HttpSource:
         if status in _PASSING:
             raise BrokenError(f"the server answers {status} {phrase}")
         raise TransferError(f"{self.name}: the server answers {status} {phrase}")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Takes the token along within one host, as the Hub wants it for small files, and to no other."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """The request that follows a redirect."""
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        token = req.get_header("Authorization")
+        if following is not None and token is not None and _host(req.full_url) == _host(newurl):
+            following.add_unredirected_header("Authorization", token)
+        return following
+
+    # Python 3.10 does not know this one.
+    http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302
+
+
+def _host(url: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.netloc
 
 
 def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:

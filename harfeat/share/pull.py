@@ -87,6 +87,8 @@ def pull(url: str, to: Path | None = None, *, workers: int = WORKERS, show: bool
                 _fetch_text(remote, folder, name)
             with atomic_path(folder / MANIFEST) as temporary:
                 temporary.write_bytes(text)
+        for leftover in folder.glob(".*.part"):
+            leftover.unlink()  # of files that the publisher has replaced since
         packed = manifest.of_kind("cache")
         path = folder / packed[0].name if packed else folder
         with open_cache(path) as cache:
