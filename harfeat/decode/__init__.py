@@ -39,7 +39,7 @@ def decode_clip(path: Path, choose: Choose) -> ClipFrames:
     pictures = decode_pictures(path, lambda count, _: choose(count), lambda frame: frame)
     indices = chosen_indices(choose, pictures.source_frames)
     frames = np.stack([pictures.kept[index] for index in indices.tolist()])
-    return ClipFrames(frames, indices, pictures.source_frames, pictures.fps, pictures.decoder)
+    return ClipFrames(frames, indices, pictures.source_frames, pictures.fps, pictures.decoder, pictures.damaged)
 
 
 def decode_pictures(path: Path, choose: Callable[[int, float], np.ndarray], keep: Keep[Kept]) -> Pictures[Kept]:
@@ -69,7 +69,7 @@ def decode_pictures(path: Path, choose: Callable[[int, float], np.ndarray], keep
     decoder = "pyav" if kept is None else "decord"
     if kept is None:
         kept = linear.pick(path, found, wanted, keep)
-    return Pictures(kept, found.count, head.fps, decoder)
+    return Pictures(kept, found.count, head.fps, decoder, not found.flawless)
 
 
 def _by_seeking(path: Path, count: int, wanted: frozenset[int], keep: Keep[Kept]) -> dict[int, Kept] | None:

@@ -11,10 +11,11 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 
-from harfeat.decode.probe import MAX_PIXELS, check_size, open_video, reason
+from harfeat.decode.probe import MAX_PIXELS, check_size, demuxed, open_video, reason
 from harfeat.decode.records import DecodeError, Keep, Kept
 
 KEEP_BYTES = 256 * 2**20
+_FRAME_OVERHEAD = 4_096  # of a frame object, so that millions of tiny frames are bounded too
 
 
 @dataclass
@@ -36,7 +37,7 @@ def survey(path: Path) -> Survey:
     """Decode a clip once from start to end.
 
     Which frames are wanted depends on their number, which only this tells. So the decoded frames are kept as
-    they are (YUV, unconverted), up to `KEEP_BYTES`: 2,300 frames of 320x240, more than any clip of UCF11, HMDB51
+    they are (YUV, unconverted), up to `KEEP_BYTES`: 2,200 frames of 320x240, more than any clip of UCF11, HMDB51
     or UCF101 has. Of a longer clip, the wanted frames are fetched in a second pass, or by `seeking`.
 
     Raises:
@@ -48,7 +49,7 @@ def survey(path: Path) -> Survey:
         found.count += 1
         if kept_bytes <= KEEP_BYTES:
             found.frames.append(frame)
-            kept_bytes += sum(plane.buffer_size for plane in frame.planes)
+            kept_bytes += _FRAME_OVERHEAD + sum(plane.buffer_size for plane in frame.planes)
             if kept_bytes > KEEP_BYTES:
                 found.frames.clear()
     return found
@@ -80,7 +81,7 @@ def _decoded(path: Path, found: Survey) -> Iterator[VideoFrame]:
     size: tuple[int, int] | None = None
     failure = "it holds none"
     with open_video(path) as (container, stream):
-        packets = container.demux(stream)
+        packets = demuxed(container, stream)
         at_end = False
         while not at_end:
             try:

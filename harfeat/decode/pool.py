@@ -59,12 +59,18 @@ def _prepare_here(path: Path, sampling: SamplingSettings, transform: TransformCo
 
 
 def _outcome(future: Any, timeout: float) -> Prepared | DecodeError:
-    try:
+    error = future.exception()
+    if error is None:
         result: Prepared = future.result()
-    except DecodeError as error:
+        return result
+    if isinstance(error, DecodeError):
         return error
-    except FutureTimeoutError:
+    if isinstance(error, FutureTimeoutError):
         return DecodeError(f"decoding took longer than {timeout:g} s and was stopped")
-    except ProcessExpired as error:
+    if isinstance(error, ProcessExpired):
         return DecodeError(f"the decoder crashed (exit code {error.exitcode})")
-    return result
+    if isinstance(error, (InputError, BrokenExecutor)) or not isinstance(error, Exception):
+        raise error
+    # What a library raises on a broken file, against its own word, costs that file, not the run.
+    text = " ".join(str(error).split())
+    return DecodeError(f"decoding failed unexpectedly, which deserves a report: {type(error).__name__}: {text}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -104,6 +105,22 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, stream
 
 
+def demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """The stream's packets in stored order, PyAV's empty end mark among them.
+
+    Where a further stream appears in mid-file (MPEG program streams may), PyAV may take it for one that was asked
+    for, by what lies in memory, and raise IndexError on marking its end, which is after the last packet.
+    Source: `InputContainer.demux` of PyAV 18, its issue 692.
+    """
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, IndexError):
+            return
+        yield packet
+
+
 def check_size(width: int, height: int) -> None:
     """DecodeError for frames that only a broken or hostile file has."""
     long, short = max(width, height), min(width, height)
@@ -153,7 +170,7 @@ def read_packets(
     packets: list[PacketHead] = []
     first: VideoFrame | None = None
     try:
-        for packet in container.demux(stream):
+        for packet in demuxed(container, stream):
             if packet.size == 0 and packet.pts is None:
                 continue  # PyAV's own end mark
             data = bytes(packet)

@@ -33,6 +33,8 @@ class ClipFrames:
         source_frames: the exact number of frames that a full linear decode gives.
         fps: mean frames a second by the container; NaN where it states none.
         decoder: "decord" or "pyav".
+        damaged: FFmpeg met an error in the stream or marked a frame as damaged. The frames are those that its
+            command line gives; what it paints over a hole is its own choice.
     """
 
     frames: np.ndarray
@@ -40,6 +42,7 @@ class ClipFrames:
     source_frames: int
     fps: float
     decoder: str
+    damaged: bool
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Pictures(Generic[Kept]):
     source_frames: int
     fps: float
     decoder: str
+    damaged: bool
 
 
 def chosen_indices(choose: Choose, source_frames: int) -> np.ndarray:

@@ -53,6 +53,7 @@ class Prepared:
         source_frames: exact number of frames in the clip.
         fps: by the container; NaN where it states none.
         decoder: "decord" or "pyav".
+        damaged: FFmpeg met an error in the stream; its frames are those that the command line gives.
         sha256: of the file's bytes, in hex.
     """
 
@@ -60,6 +61,7 @@ class Prepared:
     source_frames: int
     fps: float
     decoder: str
+    damaged: bool
     sha256: str
 
 
@@ -94,7 +96,7 @@ def run(path: str, sampling: SamplingSettings, transform_config: TransformConfig
         raise DecodeError(f"cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
         raise DecodeError("not enough memory for its frames") from error
-    return Prepared(views, clip.source_frames, clip.fps, clip.decoder, digest)
+    return Prepared(views, clip.source_frames, clip.fps, clip.decoder, clip.damaged, digest)
 
 
 def _check_size(frames: int, config: TransformConfig) -> None:
