@@ -7,8 +7,7 @@ hash (its clips are simply done again).
 
 from __future__ import annotations
 
-import secrets
-import shutil
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +17,15 @@ from filelock import FileLock, Timeout
 
 from harfeat.cache.digest import content_of, digests_of_head, digests_of_stream, sorted_failures
 from harfeat.cache.fingerprint import differing_fields
+from harfeat.cache.hashed_files import HEAD, SHARD, add_file, make_folder, write_shard
 from harfeat.cache.manifest import MANIFEST, FileEntry, Manifest, read_manifest, write_manifest
-from harfeat.cache.schema import CacheError, CacheHead, ClipFeatures, ClipRow, Failure, StreamLayout
+from harfeat.cache.schema import CacheError, CacheHead, ClipRow, Failure, StreamLayout
 from harfeat.cache.shards import Shards
 from harfeat.cache.single import FileCache
-from harfeat.cache.writer import sync, write_cache
+from harfeat.cache.writer import write_cache
 from harfeat.errors import InputError
 from harfeat.hashing import sha256_of_file
 
-SHARD = "shard-" + "[0-9a-f]" * 16 + ".h5"
 LOCK = "lock"
 _PACKED = (".h5", ".hdf5")
 
@@ -39,44 +38,6 @@ def is_packed(out: Path) -> bool:
 def work_folder(out: Path) -> Path:
     """Where the shards of the cache `out` gather: `out` itself, or `out`.parts beside a packed file."""
     return out.with_name(out.name + ".parts") if is_packed(out) else out
-
-
-def write_shard(
-    folder: Path,
-    recipe: Mapping[str, Any],
-    classes: Sequence[str],
-    rows: Sequence[ClipRow],
-    clips: Sequence[Mapping[str, ClipFeatures]],
-) -> FileEntry:
-    """Write one more shard into a folder; any number of processes may do so at once."""
-    streams = {
-        name: StreamLayout(
-            [len(clip[name].frame_index) for clip in clips], values.features.shape[1], values.features.dtype
-        )
-        for name, values in clips[0].items()
-    }
-    return _add_file(folder, "shard", CacheHead(recipe, classes, rows), streams, clips)
-
-
-def _add_file(
-    folder: Path,
-    kind: str,
-    head: CacheHead,
-    streams: Mapping[str, StreamLayout],
-    clips: Iterable[Mapping[str, ClipFeatures]],
-) -> FileEntry:
-    unnamed = folder / f".{kind}-{secrets.token_hex(8)}.part"
-    try:
-        write_cache(unnamed, head, streams, clips)
-        digest, size = sha256_of_file(unnamed), unnamed.stat().st_size
-        path = folder / f"{kind}-{digest[:16]}.h5"
-        unnamed.replace(path)
-        sync(folder)
-    except OSError as error:
-        raise CacheError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    finally:
-        unnamed.unlink(missing_ok=True)
-    return FileEntry(path.name, size, digest, kind, len(head.clips))
 
 
 class WorkFolder:
@@ -115,6 +76,8 @@ class WorkFolder:
         kept = [entry for entry in listed.files if self._take(entry)]
         self._take_failures(listed.failures)
         found = self._unlisted(kept)
+        # Killed between a shard and the manifest: what failed before has been extracted since.
+        self.retry(self._shards.rows.keys())
         self._update(files=(*kept, *found), complete=listed.complete and not self.dropped and not found)
 
     def add(self, entries: Iterable[FileEntry] = (), failures: Iterable[Failure] = ()) -> None:
@@ -167,14 +130,20 @@ class WorkFolder:
         if not self._is_finished(head, names, layouts):
             if self._packed is not None:
                 features = ({stream: self._shards.read(name, stream) for stream in layouts} for name in names)
-                write_cache(self._packed, head, layouts, features, scratch=self.path)
+                # A file can be moved into its place on one file system only; the folder may be a link to another.
+                near = self.path.stat().st_dev == self._packed.parent.stat().st_dev
+                write_cache(self._packed, head, layouts, features, scratch=self.path if near else None)
             else:
                 self._drop_head()
-                entry = _add_file(self.path, "head", head, {}, ())
+                entry = add_file(self.path, "head", head, {}, ())
                 self._update(files=(*self._manifest.files, entry), complete=True)
         self._close_files()
         if self._packed is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
+            # First, and for good: a kill amid the removal must not look like damage.
+            self._update(files=())
+            self._remove_folder()
+        else:
+            self._remove_unlisted()
 
     def close(self) -> None:
         """Close all files, and let others work on the folder."""
@@ -182,9 +151,10 @@ class WorkFolder:
         if self._lock is not None:
             # By what is on disk: a folder that was refused has not been looked into.
             if self.path.is_dir() and not any(self.path.glob("*.h5")):
-                shutil.rmtree(self.path, ignore_errors=True)
-            self._lock.release()
+                self._remove_folder()
+            # While it is held: later it could be somebody else's.
             (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.release()
             self._lock = None
 
     def _take_lock(self) -> None:
@@ -196,7 +166,7 @@ class WorkFolder:
         self._refuse_foreign_folder()
         lock = FileLock(self.path / LOCK)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             lock.acquire(timeout=0)
         except Timeout as error:
             raise InputError(
@@ -210,7 +180,7 @@ class WorkFolder:
         known = (MANIFEST, LOCK)
         if self.path.is_dir() and not (self.path / MANIFEST).exists():
             for item in self.path.iterdir():
-                if item.name not in known and not item.match(SHARD) and not item.match(".*.part"):
+                if item.name not in known and not any(item.match(kind) for kind in (SHARD, HEAD, ".*.part")):
                     raise InputError(
                         f"{self.path}: is a folder that holds {item.name} and no {MANIFEST}: choose another --out"
                     )
@@ -219,7 +189,10 @@ class WorkFolder:
         """The manifest of earlier runs."""
         if not (self.path / MANIFEST).exists():
             return self._manifest
-        found = read_manifest(self.path)
+        try:
+            found = read_manifest(self.path)
+        except CacheError as error:
+            raise InputError(f"{error}; if you delete it, the shards beside it are taken up again") from error
         self._require_recipe(found.recipe, self.path)
         if found.slice != self._manifest.slice:
             raise InputError(
@@ -247,8 +220,11 @@ class WorkFolder:
         return whole
 
     def _unlisted(self, kept: Sequence[FileEntry]) -> list[FileEntry]:
-        """Shards that a killed run, or a worker, wrote and nobody listed."""
+        """Shards that a killed run, or a worker, wrote and nobody listed; nothing else stays unlisted."""
         listed = {entry.name for entry in kept}
+        for path in self.path.glob(HEAD):
+            if path.name not in listed:
+                path.unlink()
         found = []
         for path in sorted(self.path.glob(SHARD)):
             if path.name in listed:
@@ -258,8 +234,10 @@ class WorkFolder:
                 with FileCache(path) as cache:
                     names = [clip.name for clip in cache.clips]
                     self._require_recipe(cache.recipe, path)
-                # A clip that is there already: this shard was being replaced when the run was killed.
-                if self._packed is not None or not any(name in self._shards.rows for name in names):
+                # A clip that is there already: this shard was being replaced when the run was killed. One that
+                # is in the packed file may have been extracted anew.
+                places = self._shards.paths(name for name in names if name in self._shards.rows)
+                if places <= {self._packed}:
                     self._shards.add(path)
                     found.append(FileEntry(path.name, path.stat().st_size, digest, "shard", len(names)))
                     continue
@@ -277,6 +255,21 @@ class WorkFolder:
             written = write_shard(self.path, cache.recipe, cache.classes, rows, clips)
         self._shards.add(self.path / written.name)
         return [written]
+
+    def _remove_unlisted(self) -> None:
+        """Shards of workers that were given up, whose clips others have done since."""
+        listed = {entry.name for entry in self._manifest.files}
+        for path in self.path.glob(SHARD):
+            if path.name not in listed:
+                path.unlink(missing_ok=True)
+
+    def _remove_folder(self) -> None:
+        """Take away what this program put there, the lock last, so that nobody starts in between."""
+        for pattern in (SHARD, HEAD, ".*.part", MANIFEST, LOCK):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody's file, or a link: it stays
+            self.path.rmdir()
 
     def _drop_head(self) -> None:
         """A head tells of a state that is past; it goes once the manifest does not list it."""
