@@ -136,6 +136,7 @@ class Hub:
     token: str = "hf_secret"
     repos: dict[str, dict[str, dict[str, tuple[str, bytes]]]] = field(default_factory=dict)
     """Repository, branch, path to (how it is kept, content)."""
+    private: dict[str, bool] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
     uploads: list[str] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
@@ -231,6 +232,7 @@ def hub_server() -> Iterator[Hub]:
                 self._say({"error": "You already created it", "url": f"{hub.url}/datasets/{repo}"}, 409)
                 return
             hub.repos[repo] = {"main": {}}
+            hub.private[repo] = bool(wanted.get("private")) or wanted.get("visibility") == "private"
             self._say({"url": f"{hub.url}/datasets/{repo}", "id": "1", "name": repo})
 
         def _preupload(self, wanted: dict[str, Any]) -> None:

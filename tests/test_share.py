@@ -415,6 +415,7 @@ def test_a_server_that_tells_no_size_is_bounded_all_the_same(tmp_path: Path) -> 
         (["push", "{cache}", "http://127.0.0.1:1/x"], "can only be pulled from"),
         (["push", "{cache}", "gopher://x/y"], "gopher"),
         (["push", "{tmp}/none.h5", "{tmp}/shared"], "none.h5"),
+        (["push", "{cache}", "{tmp}/shared", "--private"], "--private is for hf:// only"),
         (["pull", "hf://models/a/b"], "expected hf://datasets/ORG/NAME"),
         (["pull", "hf://datasets/a/b@x/c@y"], "expected hf://datasets/ORG/NAME"),
         (["push", "{cache}", "{tmp}/shared", "--workers", "0"], "at least one is needed"),

@@ -87,6 +87,7 @@ def test_a_cache_travels_by_the_hub(hub: Hub, harfeat: Run, tmp_path: Path) -> N
     url, commits = "hf://datasets/team/actions", len(hub.commits)
     done = harfeat("push", packed, url)
     assert done.returncode == 0, done.stderr
+    assert not hub.private["team/actions"]
     files = hub.repos["team/actions"]["main"]
     assert set(files) == {"actions.h5", "manifest.json", "README.md", "croissant.json"}
     assert files["actions.h5"] == ("lfs", packed.read_bytes())
@@ -107,7 +108,8 @@ def test_a_cache_travels_by_the_hub(hub: Hub, harfeat: Run, tmp_path: Path) -> N
 
 def test_a_folder_and_a_branch_of_their_own(hub: Hub, harfeat: Run, tmp_path: Path) -> None:
     first, second = made_up_cache(tmp_path / "a.h5"), made_up_cache(tmp_path / "b.h5", recipe="other")
-    assert harfeat("push", first, "hf://datasets/team/x").returncode == 0
+    assert harfeat("push", first, "hf://datasets/team/x", "--private").returncode == 0
+    assert hub.private["team/x"]
     done = harfeat("push", second, "hf://datasets/team/x/sub/b@next")
     assert done.returncode == 0, done.stderr
     assert "a.h5" in hub.repos["team/x"]["main"]

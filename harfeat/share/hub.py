@@ -90,7 +90,7 @@ class HubRemote:
         api = HfApi()
         texts = {**change.texts, MANIFEST: change.manifest}
         with self._explained():
-            api.create_repo(self.repo, repo_type="dataset", exist_ok=True)
+            api.create_repo(self.repo, repo_type="dataset", exist_ok=True, private=change.private or None)
             if self.revision != constants.DEFAULT_REVISION:
                 api.create_branch(self.repo, branch=self.revision, repo_type="dataset", exist_ok=True)
             # Large files go first, each kept by the Hub as soon as it is there; the commit then only names them.

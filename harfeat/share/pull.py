@@ -51,7 +51,7 @@ def cache_folder() -> Path:
 
 def folder_of(url: str) -> Path:
     """The folder in the local cache that belongs to an address: its last word and a hash of the whole."""
-    words = re.findall(r"[A-Za-z0-9_.-]*[A-Za-z0-9]", url.partition("?")[0])
+    words = re.findall(r"[A-Za-z0-9_.-]*[A-Za-z0-9]", re.split("[?@]", url)[0])
     return cache_folder() / f"{words[-1] if words else 'cache'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 

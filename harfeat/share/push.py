@@ -34,16 +34,27 @@ class Pushed:
     sent_bytes: int
 
 
-def push(path: Path, url: str, *, workers: int = WORKERS, replace: bool = False, show: bool = False) -> Pushed:
+def push(
+    path: Path,
+    url: str,
+    *,
+    workers: int = WORKERS,
+    replace: bool = False,
+    private: bool = False,
+    show: bool = False,
+) -> Pushed:
     """Send a packed cache or a complete folder of shards to `url`; the same call resumes one that broke off.
 
     What stands there already is not sent again: a file that the remote manifest lists with the same hash, one
     whose store knows its SHA-256, or one whose name holds it. `replace` allows another cache to take the place of
-    the one that is there; its files are removed last. `show` draws a progress bar over the bytes.
+    the one that is there; its files are removed last. `private` is for hf:// only: a data set that is made by this
+    push is seen by its owners alone. `show` draws a progress bar over the bytes.
 
     Raises:
         InputError: the cache is not whole or not intact, the remote side holds another one, or does not take it.
     """
+    if private and not url.startswith("hf://"):
+        raise InputError(f"{url}: --private is for hf:// only; who may read elsewhere is set at the store itself")
     manifest, files = gather(path)
     remote = open_remote(url)
     present = remote.present([item.entry for item in files])
@@ -62,6 +73,7 @@ def push(path: Path, url: str, *, workers: int = WORKERS, replace: bool = False,
         dump_manifest(manifest).encode(),
         withdraw=any(item.entry.name in old for item in missing),
         remove=[name for name in old if name not in new],
+        private=private,
     )
     with progress_bar("push", sum(item.entry.bytes for item in missing), show) as progress:
         remote.publish(change, workers, progress, threading.Event())

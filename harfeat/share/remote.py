@@ -27,7 +27,7 @@ class Publication:
     """What one push changes: files first, then texts (card, Croissant), then the manifest, then removals.
 
     `withdraw` says that a file is replaced under its name: the old manifest has to go before, so that no reader
-    sees one whose files are not there.
+    sees one whose files are not there. `private` is for the Hub: who may see a data set that is made by this push.
     """
 
     files: Sequence[Outgoing]
@@ -35,6 +35,7 @@ class Publication:
     manifest: bytes
     withdraw: bool = False
     remove: Sequence[str] = ()
+    private: bool = False
 
 
 class Remote(Protocol):
