@@ -1,11 +1,16 @@
-"""Cache to batches. The order of training clips is a pure function of (seed, epoch)."""
+"""Cache to batches. The order of training clips, and the view drawn of each, are a pure function of (seed, epoch).
+
+Views are other draws of a clip's frames, in streams of their own (`rgb-view-1`, ...). Only the train part has
+them, and only training sees them: validation, test, soft targets and statistics are of the main stream.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,12 +36,16 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class ClipSet:
-    """Some clips of a cache in memory, features as stored; `clips` are indices into the cache."""
+    """Some clips of a cache in memory, features as stored; `clips` are indices into the cache.
+
+    `views` (K, V, 2) holds the first row and the end of each of the cache's V clips in each view, all in `rows`.
+    """
 
     rows: Tensor
     offsets: np.ndarray
     labels: Tensor
     clips: np.ndarray
+    views: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -48,12 +57,14 @@ class ClipSet:
 
     def subset(self, clips: np.ndarray) -> ClipSet:
         """The same cache, other clips."""
-        return ClipSet(self.rows, self.offsets, self.labels, np.asarray(clips, np.int64))
+        return replace(self, clips=np.asarray(clips, np.int64))
 
-    def batch(self, positions: np.ndarray, device: torch.device) -> Batch:
-        """The clips at these positions of the set, padded to the longest of them."""
+    def batch(self, positions: np.ndarray, device: torch.device, drawn: np.ndarray | None = None) -> Batch:
+        """The clips at these positions of the set, padded to the longest; in the views `drawn` where given."""
         clips = self.clips[positions]
         starts, stops = self.offsets[clips], self.offsets[clips + 1]
+        if drawn is not None and self.views is not None:
+            starts, stops = self.views[drawn, clips].T
         lengths = torch.from_numpy(stops - starts)
         features = torch.zeros(len(clips), int(lengths.max()), self.dim)
         for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
@@ -71,7 +82,7 @@ class ClipSet:
             yield self.batch(np.arange(start, min(start + size, len(self))), device)
 
     def shuffled(self, size: int, device: torch.device, seed: int, epoch: int) -> Iterator[Batch]:
-        """All clips once, in an order that only (seed, epoch) decides.
+        """All clips once, in an order that only (seed, epoch) decides, each in the view drawn for that epoch.
 
         A last batch of a single clip is joined to the one before it: batch normalisation needs two.
         """
@@ -79,8 +90,20 @@ class ClipSet:
         pieces = np.split(order, range(size, len(order), size))
         if len(pieces) > 1 and len(pieces[-1]) == 1:
             pieces[-2:] = [np.concatenate(pieces[-2:])]
+        drawn = self.drawn(seed, epoch)
         for positions in pieces:
-            yield self.batch(positions, device)
+            yield self.batch(positions, device, None if drawn is None else drawn[positions])
+
+    def drawn(self, seed: int, epoch: int) -> np.ndarray | None:
+        """(len,) the view, from 0, of each clip in an epoch: all equally likely; None without views.
+
+        By the clip's place in the cache, so that it does not depend on which other clips are in the set.
+        """
+        if self.views is None:
+            return None
+        count, clips = self.views.shape[:2]
+        draws: np.ndarray = np.random.default_rng((seed, epoch, 1)).integers(0, count, size=(clips,))
+        return draws[self.clips]
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each feature over all rows of these clips, (D,) each."""
@@ -136,8 +159,8 @@ def load_clips(cache: Cache) -> ClipSet:
     )
 
 
-def load_parts(cache: Cache, split: str, validation: float, seed: int) -> Parts:
-    """The three parts of a split.
+def load_parts(cache: Cache, split: str, validation: float, seed: int, views: bool = False) -> Parts:
+    """The three parts of a split, the train part with the cache's views where asked for.
 
     About `validation` of the train clips are held out to select models on, by whole groups where the cache
     knows groups, classes kept in proportion.
@@ -154,13 +177,40 @@ def load_parts(cache: Cache, split: str, validation: float, seed: int) -> Parts:
     names = [clip.name for clip in cache.clips]
     parts = roles.astype(int)
     parts[train[held]] = -1
+    kept = clips.subset(train[~held])
     return Parts(
-        clips.subset(train[~held]),
+        _with_views(cache, kept) if views else kept,
         clips.subset(train[held]),
         clips.subset(test),
         split_hash=_hash_of_roles(names, roles),
         parts_hash=_hash_of_roles(names, parts),
     )
+
+
+def _with_views(cache: Cache, train: ClipSet) -> ClipSet:
+    """The same clips, with their views where the cache has some; nothing is read of other clips' views."""
+    streams = [stream for stream in cache.streams if re.fullmatch(r"rgb-view-[0-9]+", stream)]
+    streams.sort(key=lambda stream: int(stream.rpartition("-")[2]))
+    if not streams:
+        return train
+    lengths = np.zeros((len(streams), len(cache.clips)), np.int64)
+    for view, stream in enumerate(streams):
+        if (cache.dim(stream), cache.dtype(stream)) != (cache.dim(), cache.dtype()):
+            raise InputError(f"{cache.path}: stream {stream} has other rows than rgb: train with --no-views")
+        lengths[view, train.clips] = cache.lengths(stream)[train.clips]
+    ends = len(train.rows) + np.cumsum(lengths).reshape(lengths.shape)
+    spans = np.stack([ends - lengths, ends], axis=-1)
+    rows = torch.empty(int(ends[-1, -1]), train.dim, dtype=train.rows.dtype)
+    rows[: len(train.rows)] = train.rows
+    for view, stream in enumerate(streams):
+        for clip in train.clips.tolist():
+            start, stop = spans[view, clip]
+            if start == stop:
+                raise InputError(f"{cache.path}: clip {cache.clips[clip].name} has no row in {stream}")
+            rows[start:stop] = torch.from_numpy(cache.read(clip, stream).features)
+            if not torch.isfinite(rows[start:stop]).all():
+                raise InputError(f"{cache.path}: stream {stream} holds NaN or infinity: extract it again")
+    return replace(train, rows=rows, views=spans)
 
 
 def _hash_of_roles(names: list[str], roles: np.ndarray) -> str:

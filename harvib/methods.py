@@ -55,7 +55,7 @@ def train(
                 f"{features} lacks {len(cache.failures)} clips (first: {cache.failures[0].name}: "
                 f"{cache.failures[0].reason}); extract them, or say --allow-missing"
             )
-        parts = load_parts(cache, split, settings.validation, settings.seed)
+        parts = load_parts(cache, split, settings.validation, settings.seed, settings.views)
         card = ModelCard(cache.classes, cache.fingerprint)
         config = _config(cache, split, settings, parts, init)
     folder = RunFolder(run_dir)
@@ -86,7 +86,7 @@ def train(
         "device": str(device),
         "machine": machine(),
     }
-    report |= {key: config[key] for key in ("fingerprint", "split_hash", "parts_hash")}
+    report |= {key: config[key] for key in ("fingerprint", "split_hash", "parts_hash", "views")}
     write_json(folder.report_path, report)
     folder.checkpoint.clear()
     return report
@@ -241,5 +241,6 @@ def _config(cache: Cache, split: str, settings: TrainSettings, parts: Parts, ini
         "fingerprint": cache.fingerprint,
         "split_hash": parts.split_hash,
         "parts_hash": parts.parts_hash,
+        "views": 0 if parts.train.views is None else len(parts.train.views),
         "versions": {"harvib": version("harfeat"), "torch": torch.__version__, "numpy": np.__version__},
     }

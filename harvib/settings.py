@@ -29,6 +29,7 @@ class TrainSettings:
     model: str = _option("lstm", "recurrent cell; mean: mean over time + linear", choices=tuple(CELLS))
     hidden: int = _option(256, "hidden units of the plain model", low=1)
     readout: str = _option("mean", "what of the states the head reads", choices=tuple(READOUTS))
+    views: bool = _option(True, "train on the cache's views, one drawn a clip and epoch, where it has some")
     standardize: bool = _option(False, "standardise features by the train part (folds away when compacted)")
     select_inputs: int = _option(0, "read only the N inputs with the highest ANOVA F on train; 0: all", low=0)
     dropout: float = _option(0.2, "dropout of input features of the plain and masked model", low=0, high=0.95)

@@ -15,7 +15,9 @@ from harvib.settings import TrainSettings
 
 
 @click.command()
-@click.option("--features", required=True, type=click.Path(path_type=Path), help="Cache file made by harfeat.")
+@click.option(
+    "--features", required=True, type=click.Path(path_type=Path), help="Cache made by harfeat: file or folder."
+)
 @click.option("--split", required=True, help="Name of a split in the cache; `harfeat info` lists them.")
 @click.option(
     "--run-dir", type=click.Path(path_type=Path), help="Default: runs/<features>-<split>-<model>-s<seed>."
