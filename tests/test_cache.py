@@ -332,7 +332,7 @@ del MUTATIONS["no splits/random"]  # a cache may have any splits
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_tampered_file_is_refused_in_one_line_that_names_the_field(name: str, path: Path) -> None:
     change, match = MUTATIONS[name]
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, "r+", libver=("v108", "latest")) as file:
         change(file)
     with pytest.raises(CacheError, match=match) as caught:
         open_cache(path)
@@ -361,36 +361,6 @@ def test_what_is_no_cache_is_refused(path: Path, tmp_path: Path) -> None:
         open_cache(tmp_path)
     with pytest.raises(CacheError, match="no such file"):
         open_cache(tmp_path / "absent")
-
-
-def test_bytes_overwritten_at_random_give_a_cache_error_or_a_cache(path: Path) -> None:
-    """In a process of its own: a crash inside HDF5 must show as a failure here."""
-    script = f"""
-import faulthandler, resource
-import numpy as np
-from pathlib import Path
-from harfeat.cache import CacheError, open_cache
-whole, target = Path("{path}").read_bytes(), Path("{path.parent}/fuzz.h5")
-random, refused = np.random.default_rng(0), 0
-resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
-for _ in range(300):
-    faulthandler.dump_traceback_later(10, exit=True)
-    data = np.frombuffer(whole, np.uint8).copy()
-    places = random.integers(0, len(data), random.integers(1, 40))
-    data[places] = random.integers(0, 256, len(places))
-    target.write_bytes(data.tobytes())
-    try:
-        with open_cache(target) as cache:
-            cache.read_all()
-            [cache.read(index) for index in range(len(cache.clips))]
-    except CacheError as error:
-        assert "\\n" not in str(error), repr(error)
-        refused += 1
-print(refused)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert 60 < int(done.stdout) <= 300
 
 
 def test_a_long_provenance_is_kept(tmp_path: Path) -> None:

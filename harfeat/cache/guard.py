@@ -1,7 +1,7 @@
 """Opening a file in a process of its own first, which may hang or crash where HDF5 does.
 
 For files that are not in the plain form of caches (`harfeat.cache.plain`): repacked, compressed, in HDF5's old
-format, or forged. What a process opened and read to its end, this one can open too: the library does the same again.
+format, or forged. What one process opened and read to its end, this one can too: the library does the same again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _passed: set[tuple[int, int, int, int]] = set()
 def require_harmless(path: Path) -> None:
     """Open a file, and read all that HDF5 has to read, in a process of its own.
 
-    Raises CacheError where that process hangs, crashes, or takes too much memory. Whether the file is a sound cache
-    is not asked. A file that has passed is not tried again as long as it is the same.
+    Raises CacheError where that process hangs, crashes, or takes too much memory. Whether the file is a sound
+    cache is not asked. A file that has passed is not tried again as long as it is the same.
     """
     status = path.stat()
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -74,5 +74,8 @@ def _limit_memory(size: int) -> None:
     if sys.platform != "win32":
         import resource  # noqa: PLC0415  there is none on Windows
 
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY + size, _MEMORY + size))
+        _, highest = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = _MEMORY + size
+        limit = wanted if highest == resource.RLIM_INFINITY else min(wanted, highest)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, highest))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

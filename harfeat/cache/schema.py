@@ -49,7 +49,7 @@ class CacheError(InputError):
 
 
 def printable(text: str) -> str:
-    """The text with line ends, escape codes and the like written out, as in `\\n`."""
+    """The text with line ends, escape codes and the like written out as Python writes them in its source."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 

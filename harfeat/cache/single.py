@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from harfeat.cache.base import ROLES, Cache
-from harfeat.cache.digest import PROVENANCE, digest_of_clip, digests_of_head, digests_of_stream
+from harfeat.cache.digest import digest_of_clip, digests_of_head, digests_of_stream
 from harfeat.cache.fingerprint import fingerprint
 from harfeat.cache.schema import (
     DEFAULT_STREAM,
@@ -171,7 +171,7 @@ class FileCache(Cache):
         stated = self._file.json_attribute("digests")
         for key in sorted(found.keys() | stated.keys()):
             if found.get(key) != stated.get(key):
-                what = {PROVENANCE: "attribute provenance", "@version": "attribute version"}.get(key, key)
+                what = f"attribute {key[1:]}" if key.startswith("@") else key
                 raise CacheError(f"{self.path}: {what} does not match its hash: file damaged or altered")
         self.digests = found
 
@@ -195,7 +195,7 @@ class FileCache(Cache):
         features = self._file.dataset(f"{key}/features")
         with self._file.blaming(f"{key}/features"):
             dtype, shape = features.dtype, features.shape
-        if len(shape) != 2 or dtype.name not in _FEATURE_TYPES or not dtype.isnative:
+        if shape is None or len(shape) != 2 or dtype.name not in _FEATURE_TYPES or not dtype.isnative:
             raise CacheError(f"{self.path}: {key}/features is {dtype} {shape}, expected floats of shape (N, D)")
         count = len(self.clips)
         offsets = self._file.array(f"{key}/offsets", "i", (count + 1,))

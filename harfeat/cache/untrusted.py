@@ -24,6 +24,9 @@ _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError
 
 _UNREADABLE = "{}: not a readable HDF5 file (damaged, cut short or foreign)"
 
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+"""Those that h5py always has; HDF5 would look for plugins of others, which are programs."""
+
 _DEFLATE_LIMIT = 1100
 """No built-in filter of HDF5 packs tighter than this."""
 
@@ -126,8 +129,11 @@ class UntrustedFile:
             if not isinstance(item, h5py.Dataset):
                 raise CacheError(f"{self.path}: {key} is missing: file damaged or not a complete cache")
             stored = item.id.get_storage_size()
-            packed = item.id.get_create_plist().get_nfilters() > 0
-            if stored > self._bytes or item.nbytes > stored * (_DEFLATE_LIMIT if packed else 1):
+            plist = item.id.get_create_plist()
+            filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
+            if foreign := set(filters) - _FILTERS:
+                raise CacheError(f"{self.path}: {key} is packed by filter {min(foreign)}, which only plugins have")
+            if stored > self._bytes or item.nbytes > stored * (_DEFLATE_LIMIT if filters else 1):
                 raise CacheError(f"{self.path}: {key} {item.shape} claims more values than the file holds")
         return item
 
