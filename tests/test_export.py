@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,19 @@ def test_safetensors_is_read_by_its_library(dtype: str, tmp_path: Path) -> None:
         assert (told["content"], told["fingerprint"]) == (cache.content, cache.fingerprint)
 
 
+def test_tensors_begin_where_their_type_may(source: Path, tmp_path: Path) -> None:
+    """At multiples of their values' size in the file, as memory maps of it need."""
+    export(source, "safetensors", tmp_path / "c.safetensors")
+    data = (tmp_path / "c.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    size = {"F16": 2, "I8": 1, "I32": 4, "I64": 8, "F64": 8}
+    del header["__metadata__"]
+    assert {entry["dtype"] for entry in header.values()} == set(size)
+    for entry in header.values():
+        assert (8 + length + entry["data_offsets"][0]) % size[entry["dtype"]] == 0
+
+
 def samples(folder: Path, pattern: str = "*.tar") -> list[dict[str, Any]]:
     shards = [str(path) for path in sorted(folder.glob(pattern))]
     return list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).decode())
@@ -227,6 +241,9 @@ def test_equal_caches_give_equal_bytes_and_nothing_is_overwritten(kind: str, sou
         for name in ("a", "b")
     ]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+    if kind == "npz":
+        with zipfile.ZipFile(tmp_path / "a") as archive:
+            assert {item.date_time[0] for item in archive.infolist()} == {1980}
 
 
 @pytest.mark.parametrize("kind", EXPORTERS)
