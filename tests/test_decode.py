@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as ClipTimeoutError
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -201,7 +202,7 @@ def test_damage_never_reaches_decord(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     decoders = Counter[str]()
     for made in EXACT_WITH_DECORD[:2]:
-        path = make_video(tmp_path, made)
+        path = make_video(tmp_path, replace(made, width=160, height=120))
         whole = path.read_bytes()
         for _ in range(40):
             data = bytearray(whole)
@@ -412,12 +413,12 @@ def _stream_list(path: Path) -> None:
     path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\npart.ts\n#EXT-X-ENDLIST\n")
 
 
-def _huge_header(path: Path) -> None:
-    """A picture of 65,500 x 65,500 by its header: 6 GB of samples."""
+def _huge_header(path: Path, side: int = 65_500) -> None:
+    """Pictures of 65,500 x 65,500 by their own headers: 6 GB of samples."""
     data = make_video(path.parent, Recipe("small", ".avi", "mjpeg", 4, pix_fmt="yuvj420p")).read_bytes()
     size = (48).to_bytes(2, "big") + (64).to_bytes(2, "big")
     assert data.count(size) >= 4
-    path.write_bytes(data.replace(size, (65_500).to_bytes(2, "big") * 2))
+    path.write_bytes(data.replace(size, side.to_bytes(2, "big") * 2))
 
 
 def _huge_container_header(path: Path) -> None:
@@ -542,6 +543,28 @@ def test_a_bad_clip_costs_a_worker_nothing(pool: pebble.ProcessPool, tmp_path: P
     path.touch()
     with pytest.raises(DecodeError, match="empty"):
         pool.schedule(run, args=(str(path), SamplingSettings(frames=7), CONFIG), timeout=60).result()
+
+
+def test_a_huge_picture_is_refused_before_it_takes_memory(pool: pebble.ProcessPool, tmp_path: Path) -> None:
+    """16,000 x 16,000 pixels, 384 MB: FFmpeg itself would take them."""
+    path = tmp_path / "clip.avi"
+    _huge_header(path, 16_000)
+    growth, reason = pool.schedule(growth_of_peak, args=(str(path),), timeout=60).result()
+    assert "no frame could be decoded" in reason
+    assert growth < 100 * 2**20
+
+
+def growth_of_peak(path: str) -> tuple[int, str]:
+    before = peak_memory()
+    with pytest.raises(DecodeError) as caught:
+        decode_clip(Path(path), np.arange)
+    return peak_memory() - before, str(caught.value)
+
+
+def peak_memory() -> int:
+    """Bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def test_a_worker_cannot_take_all_the_memory(pool: pebble.ProcessPool) -> None:
