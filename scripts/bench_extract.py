@@ -227,7 +227,9 @@ def _training(clips: ClipSet, seed: int) -> float:
 
 def _memory(rows: torch.Tensor, seed: int) -> float:
     order = torch.from_numpy(np.random.default_rng((seed, 0)).permutation(len(rows)))
-    return _per_second(len(rows), lambda: deque((rows[part].float() for part in order.split(64)), 0))
+    return _per_second(
+        len(rows), lambda: deque((rows.index_select(0, part).float() for part in order.split(64)), 0)
+    )
 
 
 def _per_second(count: int, run: Callable[[], Any]) -> float:

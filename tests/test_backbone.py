@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 import timm
@@ -15,6 +16,7 @@ from videos import numbered_frame
 
 from harfeat.backbone import PRECISIONS, build_backbone
 from harfeat.errors import InputError
+from harfeat.lanes import Lanes
 from harfeat.preprocess import prepare
 from harfeat.weights import load_backbone
 
@@ -99,3 +101,41 @@ def test_a_device_that_is_not_there_is_told_in_one_line(device: str) -> None:
     with pytest.raises(InputError, match=f"--device {device}: cannot be used here") as caught:
         build_backbone("test_vit", "none", device, "auto", 2)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_features_are_the_same_on_any_number_of_cores_and_devices(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = build_backbone("mobilenetv3_small_100", "none", "cpu", precision, 32)
+    pixels = np.concatenate([prepare(FRAMES, backbone.transform)] * 3)
+    expected = backbone.features(pixels)
+    mean, std = ([255 * value for value in backbone.data_config[key]] for key in ("mean", "std"))
+    for cores, devices in ((1, 1), (5, 1), (2, 2)):
+        monkeypatch.setattr(joblib, "cpu_count", lambda cores=cores: cores)
+        lanes = Lanes(backbone.network, [backbone.device] * devices, precision, mean, std, 32)
+        assert lanes.count == cores
+        np.testing.assert_array_equal(lanes.start(pixels).result(), expected)
+
+
+def test_frames_can_be_handed_in_ahead_of_their_features() -> None:
+    backbone = build_backbone("test_resnet", "none", "cpu", "float32", 4)
+    pixels = prepare(FRAMES, backbone.transform)
+    running = [backbone.start(pixels[at : at + 3]) for at in range(0, 9, 3)]
+    got = np.concatenate([answer.result() for answer in running])
+    assert all(answer.done() for answer in running)
+    np.testing.assert_array_equal(got, backbone.features(pixels[:9]))
+    assert backbone.ahead >= 2
+
+
+def test_an_error_of_the_network_comes_with_the_features() -> None:
+    backbone = build_backbone("test_resnet", "none", "cpu", "float32", 4)
+    answer = backbone.start(np.zeros((2, 5, 8, 8), np.uint8))
+    with pytest.raises(RuntimeError):
+        answer.result()
+
+
+@pytest.mark.parametrize("device", ["cpu,cpu", "cpu,cuda:77"])
+def test_only_gpus_work_together(device: str) -> None:
+    with pytest.raises(InputError, match=f"--device {device}: "):
+        build_backbone("test_resnet", "none", device, "float32", 4)
