@@ -15,16 +15,20 @@ import numpy as np
 from harfeat.backbone import Backbone, build_backbone
 from harfeat.batching import ClipBatcher
 from harfeat.cache import ClipFeatures, ClipRow, Failure
-from harfeat.cache.folder import write_shard
+from harfeat.cache.hashed_files import write_shard
 from harfeat.cache.manifest import FileEntry
 from harfeat.cache.schema import VERSION
 from harfeat.datasets import Clip
-from harfeat.decode import POLICY_VERSION, DecodeError
+from harfeat.decode import DecodeError
+from harfeat.decode import recipe as decoder_recipe
 from harfeat.decode.pool import prepared_clips
 from harfeat.decode.worker import Prepared
 from harfeat.settings import ExtractSettings
 
 Outcome = tuple[ClipRow, dict[str, ClipFeatures]] | Failure
+
+_HELD = 128 << 20
+"""Bytes of features that are written before the half minute is over."""
 
 Record = Callable[[Sequence[FileEntry], Sequence[Failure]], None]
 """Takes note of shards that were written and of clips that failed."""
@@ -40,7 +44,7 @@ def recipe_of(settings: ExtractSettings, backbone: Backbone) -> dict[str, Any]:
     return {
         "kind": "video",
         "schema": VERSION,
-        "decoder": {"policy": POLICY_VERSION},
+        "decoder": decoder_recipe(),
         "sampling": settings.sampling.recipe(),
         **backbone.recipe(),
         "dtype": settings.dtype,
@@ -71,17 +75,17 @@ def extract_clips(
     rows: list[ClipRow] = []
     features: list[dict[str, ClipFeatures]] = []
     failures: list[Failure] = []
-    written = time.monotonic()
+    written, held = time.monotonic(), 0
 
     def write() -> None:
-        nonlocal written
+        nonlocal written, held
         place = destination
         entries = [write_shard(place.folder, place.recipe, place.classes, rows, features)] if rows else []
         if entries or failures:
             record(entries, failures)
         for finished in (rows, features, failures):
             finished.clear()
-        written = time.monotonic()
+        written, held = time.monotonic(), 0
 
     try:
         # Closed at once on an error: the traceback would keep the decoding processes alive.
@@ -92,8 +96,9 @@ def extract_clips(
                 else:
                     rows.append(result[0])
                     features.append(result[1])
+                    held += sum(values.features.nbytes for values in result[1].values())
                 advance()
-                if time.monotonic() - written > settings.part_seconds:
+                if time.monotonic() - written > settings.part_seconds or held > _HELD:
                     write()
     finally:
         # Ctrl-C comes here too: what is finished is kept.

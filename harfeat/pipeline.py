@@ -5,6 +5,7 @@ The same call takes up what is there, after checking that each video still has t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,17 +15,18 @@ from typing import Any
 import joblib
 from tqdm import tqdm
 
-from harfeat.backbone import Backbone
+from harfeat.backends import backend_of
 from harfeat.cache import CacheHead, ClipRow, Failure
 from harfeat.cache.folder import WorkFolder
 from harfeat.cache.manifest import Manifest
 from harfeat.datasets import Clip, Dataset, DatasetOptions, load_dataset
 from harfeat.datasets.subset import limited, without
 from harfeat.errors import InputError
-from harfeat.extraction import Destination, backbone_of, extract_clips, recipe_of
+from harfeat.extraction import Destination
 from harfeat.hashing import sha256_of_file
 from harfeat.provenance import machine, versions
 from harfeat.settings import ExtractSettings
+from harfeat.slices import parse_slice, refuse_slices, slice_folder, sliced
 from harfeat.splits import Split
 
 
@@ -32,10 +34,12 @@ from harfeat.splits import Split
 class ExtractResult:
     """What an extraction did.
 
-    `clips` in the cache, of them `resumed` taken over from earlier; `failures`, of them `known` from earlier and
-    not tried again; `dropped` files that were found damaged; `notes` of the data set.
+    `out` is where the cache is: the slice's folder where only a slice was asked for. `clips` are in the cache, of
+    them `resumed` taken over from earlier; `failures`, of them `known` from earlier and not tried again; `dropped`
+    files that were found damaged; `notes` of the data set.
     """
 
+    out: Path
     clips: int
     resumed: int
     failures: tuple[Failure, ...]
@@ -46,36 +50,47 @@ class ExtractResult:
     seconds: float
 
 
-def extract(settings: ExtractSettings, progress: bool = True) -> ExtractResult:
-    """Make or finish the cache `settings.out`. Raises InputError; a clip that fails is recorded instead."""
+def extract(
+    settings: ExtractSettings, progress: bool = True, environment: Mapping[str, str] | None = None
+) -> ExtractResult:
+    """Make or finish the cache `settings.out`, or one slice of it; `environment` tells which one for `auto`.
+
+    Raises InputError; a clip that fails is recorded instead.
+    """
     started = time.perf_counter()
-    dataset = limited(load(settings), settings.limit)
-    backbone = backbone_of(settings)
-    recipe = recipe_of(settings, backbone)
-    provenance = _provenance(dataset, backbone, settings)
-    folder = WorkFolder(settings.out, Manifest(recipe, len(dataset.clips), provenance=provenance))
-    try:
-        folder.open()
-        done = folder.done
-        _refuse_loss(dataset, done, settings.out)
-        changed = _changed(dataset.clips, done)
-        folder.forget(changed)
-        names = {clip.name for clip in dataset.clips}
-        retried = set(folder.failures) if settings.retry_failed else set(folder.failures) - names
-        folder.retry(retried | changed)
-        known = len(folder.failures)
-        todo = [
-            clip for clip in dataset.clips if clip.name not in folder.done and clip.name not in folder.failures
-        ]
-        destination = Destination(folder.path, recipe, dataset.classes)
-        with tqdm(total=len(todo), desc="extract", unit="clip", disable=not (progress and todo)) as bar:
-            extract_clips(todo, backbone, settings, destination, folder.add, bar.update)
-        kept = without(dataset, folder.failures)
-        failures = tuple(folder.failures.values())
-        _complete(dataset, kept, failures, folder, recipe, provenance)
-    finally:
-        folder.close()
+    part = parse_slice(settings.shard, os.environ if environment is None else environment)
+    if part is None:
+        refuse_slices(settings.out)
+    out = settings.out if part is None else slice_folder(settings.out, part)
+    dataset = sliced(limited(load(settings), settings.limit), part)
+    with backend_of(settings) as backend:
+        described = backend.describe()
+        recipe = described.recipe
+        provenance = _provenance(dataset, described.provenance, settings)
+        folder = WorkFolder(out, Manifest(recipe, len(dataset.clips), slice=part, provenance=provenance))
+        try:
+            folder.open()
+            _refuse_loss(dataset, folder.done, out)
+            todo = _todo(dataset, folder, settings.retry_failed)
+            known = len(folder.failures)
+            destination = Destination(folder.path.absolute(), recipe, dataset.classes)
+            stamps = {clip.name: _stamp(clip.path) for clip in todo}
+            with tqdm(total=len(todo), desc="extract", unit="clip", disable=not (progress and todo)) as bar:
+                backend.run(todo, destination, folder.add, bar.update, folder.adopt)
+            _refuse_changed([clip for clip in todo if _stamp(clip.path) != stamps[clip.name]], folder)
+            kept = without(dataset, folder.failures)
+            failures = tuple(folder.failures.values())
+            if not kept.clips and part is None:
+                raise InputError(
+                    f"none of the {len(dataset.clips)} clips could be decoded; the first, {failures[0].name}: "
+                    f"{failures[0].reason}"
+                )
+            rows = [ClipRow(clip.name, clip.label, clip.group) for clip in kept.clips]
+            folder.finish(CacheHead(recipe, kept.classes, rows, kept.splits, failures, provenance))
+        finally:
+            folder.close()
     return ExtractResult(
+        out,
         len(kept.clips),
         len(dataset.clips) - len(todo) - known,
         failures,
@@ -95,31 +110,31 @@ def load(settings: ExtractSettings) -> Dataset:
     return load_dataset(settings.dataset, settings.root, options)
 
 
-def _complete(
-    dataset: Dataset,
-    kept: Dataset,
-    failures: Sequence[Failure],
-    folder: WorkFolder,
-    recipe: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-) -> None:
-    if not kept.clips:
-        raise InputError(
-            f"none of the {len(dataset.clips)} clips could be decoded; the first, {failures[0].name}: "
-            f"{failures[0].reason}"
-        )
-    rows = [ClipRow(clip.name, clip.label, clip.group) for clip in kept.clips]
-    folder.finish(CacheHead(recipe, kept.classes, rows, kept.splits, failures, provenance))
+def _todo(dataset: Dataset, folder: WorkFolder, retry_failed: bool) -> list[Clip]:
+    """The clips to extract; what is stored of videos that have changed is forgotten."""
+    changed = _changed(dataset.clips, folder.done)
+    folder.forget(changed)
+    retried = set(folder.failures)
+    if not retry_failed:
+        retried -= {clip.name for clip in dataset.clips}
+    folder.retry(retried | changed)
+    return [clip for clip in dataset.clips if clip.name not in folder.done and clip.name not in folder.failures]
 
 
-def _provenance(dataset: Dataset, backbone: Backbone, settings: ExtractSettings) -> dict[str, Any]:
+def _refuse_changed(clips: Sequence[Clip], folder: WorkFolder) -> None:
+    """Do not keep features of a video whose bytes are others by now: nobody could say what they are of."""
+    changed = _changed(clips, folder.done)
+    folder.forget(changed)
+    folder.add(failures=[Failure(name, "its file changed while it was extracted") for name in sorted(changed)])
+
+
+def _provenance(dataset: Dataset, model: Mapping[str, Any], settings: ExtractSettings) -> dict[str, Any]:
     return {
         "dataset": {"name": dataset.name, "root": str(dataset.root), "notes": list(dataset.notes)},
         "settings": {
             key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()
         },
-        "weights": asdict(backbone.source),
-        "device": str(backbone.device),
+        **model,
         "versions": versions(),
         "machine": machine(),
     }
@@ -138,8 +153,17 @@ def _refuse_loss(dataset: Dataset, done: Mapping[str, ClipRow], out: Path) -> No
 def _changed(clips: Sequence[Clip], done: Mapping[str, ClipRow]) -> set[str]:
     """Names of the clips whose video is no longer what it was when its features were made."""
     known = [clip for clip in clips if clip.name in done]
-    hashes = joblib.Parallel(n_jobs=-1, prefer="threads")(joblib.delayed(_hash)(clip.path) for clip in known)
+    hashes = joblib.Parallel(n_jobs=-1, backend="threading")(joblib.delayed(_hash)(clip.path) for clip in known)
     return {clip.name for clip, value in zip(known, hashes, strict=True) if value != done[clip.name].sha256}
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What differs once a file has been written to or replaced."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _hash(path: Path) -> str | None:

@@ -33,7 +33,7 @@ class ExtractSettings:
     split_seed: int = _option("Seed of the splits 'random' and 'group'.", 0, low=0)
     limit: int = _option("About so many clips, of all classes; 0: all.", 0, low=0)
     dtype: str = _option("Type in which features are stored.", "float16", choices=("float16", "float32"))
-    device: str = _option("auto, cpu, cuda, cuda:1, ...", "auto")
+    device: str = _option("auto (all GPUs, else the CPU), cpu, cuda, cuda:0,cuda:1, ...", "auto")
     precision: str = _option(
         "Arithmetic of the model; auto: the fastest that keeps the features.",
         "auto",
@@ -46,6 +46,18 @@ class ExtractSettings:
     clip_timeout: float = _option("Seconds a clip may take.", 120.0, above=0)
     retry_failed: bool = _option("Try clips again that failed in an earlier run.", False)
     max_failures: int = _option("Clips that may fail without an exit code of 1.", 0, low=0)
+    shard: str = _option(
+        "Slice I/N of the clips, I from 1; auto: the scheduler's array, where in one; none: all.", "auto"
+    )
+    backend: str = _option(
+        "Who extracts: this machine, or a cluster that sees the same files.",
+        "local",
+        choices=("local", "loky", "dask", "ray", "spark"),
+    )
+    jobs: int = _option(
+        "Processes of the backend; -1: one a core or GPU, or all that the cluster has.", -1, low=-1
+    )
+    scheduler: str = _option("Address of the cluster; without: one on this machine.", "")
     part_seconds: float = 30.0
     """How often a shard is written: what a kill can cost."""
 

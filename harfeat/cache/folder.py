@@ -90,6 +90,12 @@ class WorkFolder:
             self._drop_head()
         self._update(files=(*self._manifest.files, *entries))
 
+    def adopt(self) -> set[str]:
+        """List what workers wrote and did not live to report; the names of all clips that are there."""
+        found = self._unlisted(self._manifest.files)
+        self._update(files=(*self._manifest.files, *found), complete=self._manifest.complete and not found)
+        return set(self._shards.rows)
+
     def retry(self, names: Iterable[str]) -> None:
         """Forget that these clips failed."""
         for name in names:

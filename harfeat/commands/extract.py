@@ -40,7 +40,7 @@ def extract_command(test_groups: str, **fields: Any) -> None:
     for name in result.dropped:
         click.echo(f"note: {name} was damaged; its clips were extracted again")
     resumed = f" ({result.resumed} were there already)" if result.resumed else ""
-    click.echo(f"{settings.out}: {result.clips} clips{resumed} in {result.seconds:.0f} s")
+    click.echo(f"{result.out}: {result.clips} clips{resumed} in {result.seconds:.0f} s")
     click.echo(describe_splits(result.splits))
     for failure in result.failures:
         click.echo(f"failed: {failure.name}: {failure.reason}", err=True)
