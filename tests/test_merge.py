@@ -240,11 +240,30 @@ def test_an_unfinished_slice_is_refused(tmp_path: Path) -> None:
 
 def test_a_slice_of_failures_alone_is_part_of_the_whole(tmp_path: Path) -> None:
     """Its folder holds a head and no shard."""
-    folder(tmp_path / "s" / "slice-1-of-2", head(NAMES[:4]), (0, 2))
-    folder(tmp_path / "s" / "slice-2-of-2", head((), NAMES[4:]), (1, 2))
-    assert read_manifest(tmp_path / "s" / "slice-2-of-2").of_kind("shard") == ()
+    slices(tmp_path / "s", 3, NAMES[1::3])
+    assert read_manifest(tmp_path / "s" / "slice-2-of-3").of_kind("shard") == ()
     result = merge([tmp_path / "s"], tmp_path / "m.h5")
-    assert (result.clips, len(result.failures)) == (4, 5)
+    assert (result.clips, [failure.name for failure in result.failures]) == (6, list(NAMES[1::3]))
+    alone = folder(tmp_path / "alone", head((), NAMES))
+    with pytest.raises(InputError, match="none of the sources holds a clip"):
+        merge([alone], tmp_path / "n.h5")
+
+
+def test_slices_of_a_data_set_that_changed_between_them_are_refused(tmp_path: Path) -> None:
+    """Slice 1 saw all clips and slice 2 all but the fourth: no clip stands twice, and one in none of them."""
+    later = [name for name in NAMES if name != NAMES[3]]
+    folder(tmp_path / "slice-1-of-2", head(NAMES[0::2]), (0, 2))
+    folder(tmp_path / "slice-2-of-2", head([name for name in later[1::2] if name not in NAMES[0::2]]), (1, 2))
+    with pytest.raises(InputError, match=r"belongs to slice \d/2: videos came or went between"):
+        merge([tmp_path], tmp_path / "m.h5")
+    assert not (tmp_path / "m.h5").exists()
+
+
+def test_two_data_sets_of_as_many_slices_each(tmp_path: Path) -> None:
+    for name, part in (("a", NAMES[:5]), ("b", NAMES[5:])):
+        for i in range(2):
+            folder(tmp_path / name / f"slice-{i + 1}-of-2", head(part[i::2]), (i, 2))
+    assert merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m.h5").clips == len(NAMES)
 
 
 def test_damaged_features_are_not_carried_over(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class _Source:
     path: Path
     head: CacheHead
     content: str
-    slices: tuple[Slice, ...]
+    own: Slice | None  # where it is itself a slice
+    slices: tuple[Slice, ...]  # all that are in it
     files: tuple[Path, ...]  # those that hold its features
 
 
@@ -60,18 +61,22 @@ def merge(
     clips unused in it. Merging all slices of an extraction gives the content of the extraction in one run.
 
     Raises InputError: a source that is unfinished or damaged, a field in which fingerprints differ, a clip that
-    stands in two sources, streams or splits that differ, an absent slice, or `out` exists.
+    stands in two sources, streams or splits that differ, a slice that is absent or was cut from other videos than
+    the rest, or `out` exists.
     """
     if out.exists():
         raise InputError(f"{out} exists: delete it or choose another --out")
     found = [_read(path) for path in expanded(sources)]
     _refuse_other_recipes(found)
     owners = _owners(found)
+    _refuse_other_cuts(found)
     absent = _absent_slices(found)
     if absent and not allow_missing:
         raise InputError(
             f"slices missing: {', '.join(f'{i + 1}/{n}' for i, n in absent)}; extract them, or say --allow-missing"
         )
+    if not owners:
+        raise InputError("none of the sources holds a clip")
     head, notes = _joined(found, owners, absent, drop_splits)
     shards = Shards()
     try:
@@ -115,12 +120,13 @@ def _read(path: Path) -> _Source:
     with open_cache(path) as cache:
         head, content = cache.head, cache.content
     slices = [part for entry in _merged_from(head.provenance) for part in _slices(entry)]
-    files = [path]
+    files, own = [path], None
     if path.is_dir():
         manifest = read_manifest(path)
-        slices += [manifest.slice] if manifest.slice is not None else []
+        own = manifest.slice
+        slices += [own] if own is not None else []
         files = [path_of(path, entry) for entry in manifest.files if entry.kind != "head"]
-    return _Source(path, head, content, tuple(slices), tuple(files))
+    return _Source(path, head, content, own, tuple(slices), tuple(files))
 
 
 def _merged_from(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -157,6 +163,31 @@ def _owners(sources: Sequence[_Source]) -> dict[str, int]:
                     "only caches of different clips can be merged"
                 )
     return owners
+
+
+def _refuse_other_cuts(sources: Sequence[_Source]) -> None:
+    """Slice i of n is every n-th clip from the i-th of the data set, in the order of names.
+
+    Where it is not so, videos came or went between the slices' extractions, and clips may be in none of them.
+    """
+    sliced = [(*source.own, source) for source in sources if source.own is not None]
+    for count in sorted({n for _, n, _ in sliced}):
+        slices = {i: source for i, n, source in sliced if n == count}
+        # Some are absent; or two data sets have as many slices each, and nobody could say which is which.
+        if len(slices) != count or count != sum(n == count for _, n, _ in sliced):
+            continue
+        names = sorted((name, i) for i, source in slices.items() for name in _names(source.head))
+        for place, (name, i) in enumerate(names):
+            if i != place % count:
+                raise InputError(
+                    f"{slices[i].path}: clip {name} belongs to slice {place % count + 1}/{count}: videos came or "
+                    "went between the slices' extractions, repeat them"
+                )
+
+
+def _names(head: CacheHead) -> list[str]:
+    """All clips that were to be extracted."""
+    return [clip.name for clip in head.clips] + [failure.name for failure in head.failures]
 
 
 def _absent_slices(sources: Sequence[_Source]) -> list[Slice]:
