@@ -118,7 +118,7 @@ def test_auto_tries_the_next_and_stays_with_float32_where_nothing_is_native(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(precision, "_native", lambda _: ("bfloat16", "float16"))
-    choice, _ = choose_precision("auto", Offset(20.0), PICTURES)
+    choice, _ = choose_precision("auto", Offset(2.0), PICTURES)
     assert (choice.name, list(choice.cosines)) == ("float16", ["bfloat16", "float16"])
     choice, _ = choose_precision("auto", Offset(1e6), PICTURES)
     assert choice.name == "float32", "infinity in float16 is no feature"
