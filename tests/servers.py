@@ -35,7 +35,7 @@ class Answering:
     statuses: dict[str, list[int]] = field(default_factory=dict)
     """Paths that answer with these statuses first, one a request; the last one stays where it is negative."""
     gate: threading.Event | None = None
-    """Where set, bodies stop after `gate_after` bytes until the event comes."""
+    """Where set, bodies stop after `gate_after` bytes until the event comes, or are cut after 20 s."""
     gate_after: int = 0
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
@@ -102,8 +102,9 @@ def file_server(files: dict[str, bytes] | Path) -> Iterator[Answering]:
             end = state.drop_after if cut else len(body)
             assert end is not None
             for begin in range(0, end, _PIECE):
-                if state.gate is not None and begin >= state.gate_after:
-                    state.gate.wait(30)
+                if state.gate is not None and begin >= state.gate_after and not state.gate.wait(20):
+                    self.close_connection = True
+                    return
                 piece = body[begin : min(begin + _PIECE, end)]
                 try:
                     self.wfile.write(piece)
