@@ -20,6 +20,7 @@ from harfeat.commands.pull import pull_command
 from harfeat.commands.push import push_command
 from harfeat.commands.split import split_command
 from harfeat.commands.status import status_command
+from harfeat.commands.verify import verify_command
 from harfeat.errors import InputError
 
 
@@ -63,3 +64,4 @@ main.add_command(download_command)
 main.add_command(split_command)
 main.add_command(export_command)
 main.add_command(status_command)
+main.add_command(verify_command)

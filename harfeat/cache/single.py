@@ -85,6 +85,10 @@ class FileCache(Cache):
     def clip_hashes(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
         return self._stream(stream).hashes
 
+    def is_in_one_piece(self, stream: str = DEFAULT_STREAM) -> bool:
+        """Whether the rows are read past HDF5."""
+        return self._stream(stream).places is not None
+
     def read(self, clip: int, stream: str = DEFAULT_STREAM) -> ClipFeatures:
         stored = self._stream(stream)
         values = self._rows(stored, clip, stream)
