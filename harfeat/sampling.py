@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
@@ -80,6 +80,13 @@ class SamplingSettings:
     seed: int = field(default=0, metadata={"help": "Seed of random and views."})
 
     def __post_init__(self) -> None:
+        for item in fields(self):  # they may come from the provenance in a stranger's file
+            value, kinds = (
+                getattr(self, item.name),
+                (float, int) if item.type == "float" else (type(item.default),),
+            )
+            if type(value) not in kinds:
+                raise InputError(f"sampling: {item.name} must be of type {item.type}, not {type(value).__name__}")
         if self.rule not in SAMPLERS:
             raise InputError(f"--sampling {self.rule}: choose one of {', '.join(SAMPLERS)}")
         if self.short not in _SHORT:

@@ -254,6 +254,12 @@ def test_a_hostile_rate_makes_no_endless_list() -> None:
         ({"rule": "fps", "fps": 1e-9}, "--fps 1e-09"),
         ({"rule": "fps", "fps": NAN}, "--fps nan"),
         ({"rule": "fps", "fps": math.inf}, "--fps inf"),
+        ({"rule": ["all"]}, "rule must be of type str, not list"),
+        ({"frames": "5"}, "frames must be of type int, not str"),
+        ({"frames": True}, "frames must be of type int, not bool"),
+        ({"frames": 5.0}, "frames must be of type int, not float"),
+        ({"flip": 1}, "flip must be of type bool, not int"),
+        ({"rule": "fps", "fps": None}, "fps must be of type float, not NoneType"),
         ({"fps": 5.0}, "--fps 5 does not go with --sampling uniform"),
     ],
 )

@@ -34,7 +34,7 @@ class ClipFrames:
         fps: mean frames a second by the container; NaN where it states none.
         decoder: "decord" or "pyav".
         damaged: FFmpeg met an error in the stream or marked a frame as damaged. The frames are those that its
-            command line gives; what it paints over a hole is its own choice.
+            command line gives; what it paints over a hole is its own choice. Of MJPEG it often marks none.
     """
 
     frames: np.ndarray
