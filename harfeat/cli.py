@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from harfeat.commands.datasets import datasets
+from harfeat.commands.diff import diff_command
 from harfeat.commands.download import download_command
 from harfeat.commands.export import export_command
 from harfeat.commands.extract import extract_command
@@ -65,3 +66,4 @@ main.add_command(split_command)
 main.add_command(export_command)
 main.add_command(status_command)
 main.add_command(verify_command)
+main.add_command(diff_command)

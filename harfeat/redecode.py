@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from harfeat.cache import Cache, ClipFeatures, Failure
 from harfeat.cache.fingerprint import differing_fields
 from harfeat.datasets import Clip
+from harfeat.deviation import deviation
 from harfeat.errors import InputError
 from harfeat.extraction import backbone_of, outcomes, recipe_of
 from harfeat.findings import NOTE, OK, PROBLEM, WARNING, Finding, some
@@ -25,26 +26,6 @@ LEAST_COSINE = 0.999
 
 _MAY_DIFFER = ("decoder", "precision")
 """Fields of a recipe with whose other values features come out alike, if not bit for bit."""
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """How far two arrays of rows are apart: the largest difference, and the least cosine of two rows."""
-
-    largest: float
-    cosine: float
-
-
-def deviation(ours: np.ndarray, theirs: np.ndarray) -> Deviation:
-    """Of two arrays (T, D) of one shape; two rows of zeros have the cosine 1, one of them has 0."""
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    if a.size == 0:
-        return Deviation(0.0, 1.0)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    equal = (a == b).all(axis=1)
-    with np.errstate(invalid="ignore"):
-        cosines = np.divide((a * b).sum(axis=1), norms, out=np.zeros(len(a)), where=norms > 0)
-    return Deviation(float(np.abs(a - b).max()), float(np.where(equal, 1.0, cosines).min()))
 
 
 def redecode(

@@ -32,10 +32,11 @@ from harfeat.cache import (
 from harfeat.cache.manifest import read_manifest
 from harfeat.cache.packing import write_packed
 from harfeat.cli import main
+from harfeat.deviation import deviation
 from harfeat.errors import InputError
 from harfeat.findings import OK, PROBLEM, WARNING, Finding
 from harfeat.pipeline import extract
-from harfeat.redecode import choose, deviation, redecode
+from harfeat.redecode import choose, redecode
 from harfeat.sampling import SamplingSettings
 from harfeat.settings import ExtractSettings
 from harfeat.splits import Split, fixed_split
