@@ -41,6 +41,7 @@ class _Group(click.Group):
             click.echo(f"harfeat: {error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would only spoil the end
             click.echo("harfeat: interrupted; the same command resumes", err=True)
             sys.exit(130)
         finally:
