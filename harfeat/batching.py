@@ -16,6 +16,8 @@ class Pending(Protocol):
 
     def done(self) -> bool: ...
 
+    def cancel(self) -> bool: ...
+
     def result(self) -> np.ndarray: ...
 
 
@@ -54,6 +56,12 @@ class ClipBatcher(Generic[Key]):
             self._run(self._waiting)
         self._collect(0)
         yield from self._finished()
+
+    def close(self) -> None:
+        """Begin nothing more: the features of clips that did not come back are not wanted."""
+        for answer in self._running:
+            answer.cancel()
+        self._running.clear()
 
     def _run(self, count: int) -> None:
         taken: list[np.ndarray] = []

@@ -38,6 +38,10 @@ class Pending:
         """Whether `result` would return at once."""
         return all(part.done() for part in self._parts)
 
+    def cancel(self) -> bool:
+        """Begin no more of it; whether nothing had begun."""
+        return all([part.cancel() for part in self._parts])
+
     def result(self) -> np.ndarray:
         """(B, D) float32; waits for them, and raises what the network raised."""
         return np.concatenate([part.result() for part in self._parts])
@@ -58,9 +62,10 @@ class Lanes:
         std: Sequence[float],
         batch: int,
     ) -> None:
-        on_cpu = devices[0].type == "cpu"
-        self.batch = min(batch, CPU_BATCH) if on_cpu else batch
-        self.count = min(joblib.cpu_count(), MOST_CPU_LANES) if on_cpu else GPU_LANES * len(devices)
+        kind = devices[0].type
+        self.batch = min(batch, CPU_BATCH) if kind == "cpu" else batch
+        lanes_of = {"cpu": min(joblib.cpu_count(), MOST_CPU_LANES), "cuda": GPU_LANES * len(devices)}
+        self.count = lanes_of.get(kind, 1)
         self._precision = precision
         self._networks = [network, *(copy.deepcopy(network).to(device) for device in devices[1:])]
         self._scales = [
@@ -75,7 +80,7 @@ class Lanes:
             self._free.put(lane % len(devices))
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(self.count, "model", self._enter)
-        if devices[0].type == "cuda":
+        if kind == "cuda":
             for device in devices:
                 torch.cuda.synchronize(device)  # the lanes' streams do not wait for the one that loaded all this
 

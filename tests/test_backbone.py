@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -26,10 +28,10 @@ FRAMES = np.stack([numbered_frame(7 * index, 120, 160) for index in range(11)])
 
 
 class Recorder(torch.nn.Module):
-    """A network that returns the mean of its input, and keeps the input."""
+    """A network that returns the mean of its input, keeps the input, and counts the threads it may use."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen = x
+        self.seen, self.threads = x, torch.get_num_threads()
         return x.mean((2, 3))
 
 
@@ -118,6 +120,21 @@ def test_features_are_the_same_on_any_number_of_cores_and_devices(
         np.testing.assert_array_equal(lanes.start(pixels).result(), expected)
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(4, 4), (32, 8)])
+def test_on_a_cpu_a_full_small_batch_is_one_cores_work(asked: int, expected: int) -> None:
+    """Kernels are chosen by batch and threads: with both fixed, no other frame and no other machine matters."""
+    backbone = build_backbone("test_resnet", "none", "cpu", "float32", asked)
+    recorder = Recorder()
+    watched = replace(backbone, network=recorder)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        features = watched.features(prepare(FRAMES[:2], backbone.transform))
+    finally:
+        torch.set_num_threads(before)
+    assert (features.shape, recorder.seen.shape[0], recorder.threads) == ((2, 3), expected, 1)
+
+
 def test_frames_can_be_handed_in_ahead_of_their_features() -> None:
     backbone = build_backbone("test_resnet", "none", "cpu", "float32", 4)
     pixels = prepare(FRAMES, backbone.transform)
@@ -126,6 +143,28 @@ def test_frames_can_be_handed_in_ahead_of_their_features() -> None:
     assert all(answer.done() for answer in running)
     np.testing.assert_array_equal(got, backbone.features(pixels[:9]))
     assert backbone.ahead >= 2
+
+
+def test_what_is_cancelled_is_not_computed() -> None:
+    backbone = build_backbone("test_resnet", "none", "cpu", "float32", 2)
+    gate, begun = threading.Event(), []
+
+    class Slow(Recorder):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            begun.append(1)
+            gate.wait(60)
+            return super().forward(x)
+
+    watched = replace(backbone, network=Slow())
+    pixels = prepare(FRAMES[:2], backbone.transform)
+    running = [watched.start(pixels) for _ in range(watched.lanes.count + 3)]
+    while len(begun) < watched.lanes.count:
+        time.sleep(0.001)
+    cancelled = [answer.cancel() for answer in running]
+    gate.set()
+    assert cancelled.count(True) == 3
+    watched.features(pixels)
+    assert len(begun) == watched.lanes.count + 1
 
 
 def test_an_error_of_the_network_comes_with_the_features() -> None:

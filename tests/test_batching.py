@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from contextlib import closing
 from random import Random
 
 import numpy as np
@@ -75,3 +76,16 @@ def test_batches_that_finish_in_any_order_give_the_same_and_are_few_at_once(
     for (_, values), clip in zip(results, clips, strict=True):
         np.testing.assert_array_equal(values, clip[:, None] * 2)
     assert not running
+
+
+def test_a_closed_batcher_begins_nothing_more() -> None:
+    running: list[Future[np.ndarray]] = []
+
+    def model(pixels: np.ndarray) -> Future[np.ndarray]:
+        running.append(Future())
+        return running[-1]
+
+    with closing(ClipBatcher[str](model, 2, ahead=3)) as batcher:
+        assert not list(batcher.add("clip", np.zeros((6, 1))))
+        running[0].set_running_or_notify_cancel()
+    assert [answer.cancelled() for answer in running] == [False, True, True]
