@@ -40,7 +40,8 @@ class Pending:
 
     def cancel(self) -> bool:
         """Begin no more of it; whether nothing had begun."""
-        return all([part.cancel() for part in self._parts])
+        cancelled = [part.cancel() for part in self._parts]
+        return all(cancelled)
 
     def result(self) -> np.ndarray:
         """(B, D) float32; waits for them, and raises what the network raised."""
