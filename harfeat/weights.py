@@ -49,20 +49,37 @@ def load_backbone(model: str, weights: str) -> tuple[nn.Module, WeightSource]:
     `weights` is `auto` (what timm downloads), `none` (a seeded random draw, for tests), or a file
     (.safetensors, or a torch state dict). Raises InputError.
     """
-    if not _known(model):
-        close = ", ".join(timm.list_models(f"*{model[:8]}*")[:5]) or "see timm.list_models()"
-        raise InputError(f"--model {model}: timm knows no such model; perhaps {close}")
+    _require_known(model)
     if weights == "none":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             network = timm.create_model(model, pretrained=False, num_classes=0)
         return network.eval(), WeightSource("none", identity(network))
     if weights == "auto":
-        network = _download(model)
+        network = _download(model, num_classes=0)
         return network.eval(), WeightSource("auto", identity(network))
     path = Path(weights)
     network, matched_by = _from_file(model, path)
+    network.reset_classifier(0)
     return network.eval(), WeightSource("file", identity(network), path.name, sha256_of_file(path), matched_by)
+
+
+def load_classifier(model: str, weights: str) -> nn.Module | None:
+    """The same model with the classifier that its weights hold, in evaluation mode; None where they hold none.
+
+    (B, 3, H, W) to (B, classes) logits. `weights` as for `load_backbone`. Raises InputError.
+    """
+    _require_known(model)
+    if weights == "none":
+        return None
+    network = _download(model) if weights == "auto" else _from_file(model, Path(weights))[0]
+    return network.eval() if network.num_classes else None
+
+
+def _require_known(model: str) -> None:
+    if not _known(model):
+        close = ", ".join(timm.list_models(f"*{model[:8]}*")[:5]) or "see timm.list_models()"
+        raise InputError(f"--model {model}: timm knows no such model; perhaps {close}")
 
 
 def _known(model: str) -> bool:
@@ -77,9 +94,9 @@ def identity(network: nn.Module) -> str:
     return sha256_of_tensors({name: value for name, value in tensors.items() if "num_batches" not in name})
 
 
-def _download(model: str) -> nn.Module:
+def _download(model: str, **options: Any) -> Any:
     try:
-        return timm.create_model(model, pretrained=True, num_classes=0)
+        return timm.create_model(model, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"--weights auto: timm could not fetch the weights of {model}; check the network, or give a file with "
@@ -87,7 +104,8 @@ def _download(model: str) -> nn.Module:
         ) from error
 
 
-def _from_file(model: str, path: Path) -> tuple[nn.Module, str]:
+def _from_file(model: str, path: Path) -> tuple[Any, str]:
+    """The model with the file's classifier, where it has one, and how its tensors were matched."""
     tensors, ordered_file = _read(path)
     head = _classifier_size(model, tensors)
     network: Any = timm.create_model(model, pretrained=False, num_classes=head)
@@ -105,7 +123,6 @@ def _from_file(model: str, path: Path) -> tuple[nn.Module, str]:
     bad = next((name for name, value in ordered.items() if not torch.isfinite(value).all()), None)
     if bad is not None:
         raise InputError(f"--weights {path}: tensor {bad} holds NaN or infinity")
-    network.reset_classifier(0)
     return network, matched_by
 
 
