@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import wave
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import TimeoutError as ClipTimeoutError
 from contextlib import contextmanager
 from dataclasses import replace
@@ -583,9 +583,9 @@ def test_views_come_from_one_pass_and_are_mirrored_last(tmp_path: Path, monkeypa
     surveys: list[Path] = []
     plain = linear.survey
 
-    def counted(path: Path) -> linear.Survey:
+    def counted(path: Path, likely: Set[int] | None) -> linear.Survey:
         surveys.append(path)
-        return plain(path)
+        return plain(path, likely)
 
     monkeypatch.setattr(linear, "survey", counted)
     done = run(str(path), sampling, CONFIG)

@@ -21,6 +21,9 @@ from harfeat.decode.records import Choose, ClipFrames, DecodeError, Keep, Kept, 
 
 __all__ = ["POLICY_VERSION", "Choose", "ClipFrames", "DecodeError", "decode_clip", "decode_pictures", "recipe"]
 
+_CREDIBLE = 100_000
+"""Frames that a container may state to be believed for a start; a hostile one may state billions."""
+
 
 def recipe() -> dict[str, Any]:
     """What decides the decoded pixels of a video, for the fingerprint of features made from them."""
@@ -52,7 +55,8 @@ def decode_pictures(path: Path, choose: Callable[[int, float], np.ndarray], keep
     Args:
         path: the video file.
         choose: maps the exact frame count N and the frames a second (NaN where the container states none) to
-            the wanted indices, (T,) within [0, N), in any order and with repeats.
+            the wanted indices, (T,) within [0, N), in any order and with repeats. It may be asked before with
+            what the container states, which need not be true; its last answer counts.
         keep: maps a frame, (H, W, 3) uint8 RGB, to what is kept of it.
 
     Raises:
@@ -60,7 +64,7 @@ def decode_pictures(path: Path, choose: Callable[[int, float], np.ndarray], keep
     """
     with open_video(path) as (container, stream):
         head = read_head(container, stream)
-    found = linear.survey(path)
+    found = linear.survey(path, _likely(choose, head.stated_frames, head.fps))
     indices = chosen_indices(lambda count: choose(count, head.fps), found.count)
     wanted = frozenset(indices.tolist())
     kept = None
@@ -70,6 +74,20 @@ def decode_pictures(path: Path, choose: Callable[[int, float], np.ndarray], keep
     if kept is None:
         kept = linear.pick(path, found, wanted, keep)
     return Pictures(kept, found.count, head.fps, decoder, not found.flawless)
+
+
+def _likely(choose: Callable[[int, float], np.ndarray], stated: int, fps: float) -> frozenset[int] | None:
+    """The frames that are wanted if the container counts right, or one too many as in HMDB51; None: any may be.
+
+    It saves keeping the others. Where the count proves to be another, the frames are decoded a second time.
+    """
+    if not 1 < stated <= _CREDIBLE:
+        return None
+    try:
+        guesses = [chosen_indices(lambda count: choose(count, fps), count) for count in (stated, stated - 1)]
+    except (DecodeError, ValueError):  # what cannot be done with a count that may be wrong; no error yet
+        return None
+    return frozenset(np.concatenate(guesses).tolist())
 
 
 def _by_seeking(path: Path, count: int, wanted: frozenset[int], keep: Keep[Kept]) -> dict[int, Kept] | None:

