@@ -200,7 +200,7 @@ def test_a_killed_pull_goes_on_where_it_was(packed: Path, tmp_path: Path) -> Non
             stderr=subprocess.DEVNULL,
         )
         part_size = 0
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while part_size < 100_000 and time.monotonic() < deadline:
             part_size = sum(part.stat().st_size for part in (tmp_path / "mine").glob(".*.part"))
             time.sleep(0.02)
