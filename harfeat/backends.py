@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,7 +101,7 @@ class Joblib:
         recover: Recover,
     ) -> None:
         """Extract clips into shards. Raises InputError where workers keep dying."""
-        left = {clip.name: clip for clip in clips}
+        left = {clip.name: replace(clip, path=clip.path.absolute()) for clip in clips}
         rounds = 0
         while left:
             before = len(left)
