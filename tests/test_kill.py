@@ -21,3 +21,21 @@ def test_an_end_before_any_step_on_disk_loses_nothing_that_was_saved(tmp_path: P
     assert set(found) == {"folder", "packed", "folder resumed", "packed resumed", "pack"}
     # A watch that hears nothing would find nothing wrong.
     assert {name for name, entry in found.items() if entry["points"] < (5 if name == "pack" else 40)} == set()
+
+
+def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    """Real commands, into a file, into a folder, and packing; every signal, alone or to all processes."""
+    script, to = POINTS.parents[1] / "scripts" / "soak.py", tmp_path / "tally.json"
+    done = subprocess.run(
+        [sys.executable, script, "--kills", "12", "--clips", "24", "--seed", "5", "--json", to],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    tally = json.loads(to.read_text())
+    assert tally["wrong"] == []
+    assert tally["kills"] >= 12
+    # Each round takes one to its end and compares it; the first two are of both kinds.
+    assert {"packed", "folder"} <= set(tally["completed"])

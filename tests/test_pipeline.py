@@ -284,6 +284,35 @@ def test_a_changed_video_is_extracted_again_and_no_other(
         assert [clip.source_frames for clip in cache.clips][5] == 20
 
 
+def test_a_video_that_changes_while_it_is_read_is_not_kept(
+    root: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = root / "swing" / "v_swing_01" / "v_swing_01_02.mpg"
+    sound = path.read_bytes()
+
+    def changing(file: str, sampling: SamplingSettings, config: TransformConfig) -> Prepared:
+        prepared = run(file, sampling, config)
+        if Path(file) == path:
+            path.write_bytes(sound + b"more")
+        return prepared
+
+    monkeypatch.setattr(pool, "run", changing)
+    for out in (tmp_path / "x.h5", tmp_path / "x"):
+        path.write_bytes(sound)
+        result = go(root, out)
+        assert [(one.name, one.reason) for one in result.failures] == [
+            ("swing/v_swing_01/v_swing_01_02.mpg", "its file changed while it was extracted")
+        ]
+        with open_cache(out) as cache:
+            assert len(cache.clips) == 11
+        path.write_bytes(sound)
+        monkeypatch.setattr(pool, "run", run)
+        assert go(root, out, retry_failed=True).failures == ()
+        monkeypatch.setattr(pool, "run", changing)
+        with open_cache(out) as cache, open_cache(whole) as reference:
+            assert cache.content == reference.content
+
+
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
