@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from typing import Any
 
 import click
 
-from harfeat.commands.datasets import datasets
-from harfeat.commands.diff import diff_command
-from harfeat.commands.download import download_command
-from harfeat.commands.export import export_command
-from harfeat.commands.extract import extract_command
-from harfeat.commands.import_ import import_command
-from harfeat.commands.info import info
-from harfeat.commands.merge import merge_command
-from harfeat.commands.pack import pack_command
-from harfeat.commands.pull import pull_command
-from harfeat.commands.push import push_command
-from harfeat.commands.split import split_command
-from harfeat.commands.status import status_command
-from harfeat.commands.verify import verify_command
 from harfeat.errors import InputError
+
+_COMMANDS = {
+    "datasets": "datasets:datasets",
+    "diff": "diff:diff_command",
+    "download": "download:download_command",
+    "export": "export:export_command",
+    "extract": "extract:extract_command",
+    "import": "import_:import_command",
+    "info": "info:info",
+    "merge": "merge:merge_command",
+    "pack": "pack:pack_command",
+    "pull": "pull:pull_command",
+    "push": "push:push_command",
+    "split": "split:split_command",
+    "status": "status:status_command",
+    "verify": "verify:verify_command",
+}
+"""Module and function of each command, imported when it is asked for: torch alone takes seconds to import."""
 
 
 class _Group(click.Group):
     """Prints a user's error as one line and ends with exit code 2; an interruption ends with 130."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"harfeat.commands.{module}"), name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         # What a scheduler sends before it kills: workers are stopped and finished clips kept, as on Ctrl-C.
@@ -52,19 +67,3 @@ class _Group(click.Group):
 @click.version_option(package_name="harfeat", message="%(prog)s %(version)s")
 def main() -> None:
     """Turn human-action videos into feature caches that can be trusted and shared."""
-
-
-main.add_command(datasets)
-main.add_command(extract_command)
-main.add_command(import_command)
-main.add_command(info)
-main.add_command(push_command)
-main.add_command(pull_command)
-main.add_command(pack_command)
-main.add_command(merge_command)
-main.add_command(download_command)
-main.add_command(split_command)
-main.add_command(export_command)
-main.add_command(status_command)
-main.add_command(verify_command)
-main.add_command(diff_command)
