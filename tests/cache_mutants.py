@@ -454,13 +454,16 @@ def main(kind: str, folder: Path, first: int = 0, last: int = 0) -> None:
     """Print the outcome of each mutant of one kind."""
     with open_cache(folder / "packed.h5") as cache:
         wanted = held(cache)
-    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    # What importing torch has taken, and 2 GiB.
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (2 << 30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     if kind == "fields":
         # This process may itself be killed; the guard has its own mutants, of the kind "old".
         guard.require_harmless = lambda path: None
     guard.SECONDS = 2.0
     for name, path in mutants(kind, folder, first, last):
-        faulthandler.dump_traceback_later(20, exit=True)
+        faulthandler.dump_traceback_later(60, exit=True)
         print(json.dumps([name, outcome(path, wanted)]), flush=True)
     faulthandler.cancel_dump_traceback_later()
 

@@ -273,6 +273,7 @@ MUTATIONS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "another reason": (_edit("failures/reason", 0, "full"), "failures/reason does not match its hash"),
     "another clip hash": (_edit("streams/rgb/sha256", (1, 5), 0), "streams/rgb/features does not match its hash"),
     "a split without hash": ((lambda f: f["splits"].copy("random", "again")), "splits/again does not match"),
+    "a line end in a name": ((lambda f: f["splits"].copy("random", "a\nb")), r"splits/a\\nb does not match"),
     "a split less": ((lambda f: f["splits"].__delitem__("1")), "splits/1 does not match"),
     "no digests": ((lambda f: f.attrs.__delitem__("digests")), "digests"),
     "provenance is bytes": (_attribute("provenance", np.bytes_(b"\xff\xff")), "provenance"),

@@ -103,15 +103,16 @@ def test_a_file_that_hangs_or_crashes_hdf5_costs_a_process_and_not_the_reader(
     target = tmp_path / "old.h5"
     target.write_bytes((folder / "old.h5").read_bytes())
     program = "import {what}\nimport harfeat.cache.guard\nharfeat.cache.guard.main = lambda path: {call}\n"
-    for what, call, match in (
-        ("time", "time.sleep(60)", "hangs the HDF5 library"),
-        ("os, signal", "os.kill(os.getpid(), signal.SIGSEGV)", r"crashes the HDF5 library \(exit code -11\)"),
+    crash = r"crashes the HDF5 library \(exit code -11\)"
+    for what, call, seconds, match in (
+        ("time", "time.sleep(60)", 1.5, "hangs the HDF5 library"),
+        ("os, signal", "os.kill(os.getpid(), signal.SIGSEGV)", 60.0, crash),
     ):
         place = tmp_path / what[:2]
         place.mkdir()
         (place / "sitecustomize.py").write_text(program.format(what=what, call=call))
         monkeypatch.setenv("PYTHONPATH", str(place))
-        monkeypatch.setattr(guard, "SECONDS", 1.5)
+        monkeypatch.setattr(guard, "SECONDS", seconds)
         with pytest.raises(CacheError, match=match):
             open_cache(target)
     monkeypatch.undo()

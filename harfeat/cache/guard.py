@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harfeat.cache.schema import CacheError
 
-SECONDS = 20.0
+SECONDS = 60.0
 BYTES_A_SECOND = 20e6
 """Time that a file may take: so many seconds, and as long again as reading (and unpacking) it at this rate."""
 
