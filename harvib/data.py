@@ -66,9 +66,12 @@ class ClipSet:
         if drawn is not None and self.views is not None:
             starts, stops = self.views[drawn, clips].T
         lengths = torch.from_numpy(stops - starts)
-        features = torch.zeros(len(clips), int(lengths.max()), self.dim)
-        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            features[row, : stop - start] = self.rows[start:stop]
+        steps = torch.arange(int(lengths.max()))
+        # One gather, which torch spreads over its threads; padding is a clip's own last row at first.
+        places = torch.from_numpy(starts)[:, None] + torch.minimum(steps, lengths[:, None] - 1)
+        features = self.rows.index_select(0, places.flatten()).float().view(len(clips), len(steps), self.dim)
+        if int(lengths.min()) < len(steps):
+            features[steps >= lengths[:, None]] = 0
         return Batch(
             features.to(device),
             lengths.to(device),
