@@ -52,7 +52,7 @@ def test_a_folder_and_its_packed_file_are_equal(tmp_path: Path) -> None:
     result = harfeat(tmp_path / "shards", tmp_path / "packed.h5")
     assert result.exit_code == 0
     with open_cache(tmp_path / "packed.h5") as cache:
-        assert result.stdout.splitlines()[2:] == [f"content {cache.content}"]
+        assert result.stdout.splitlines()[2:] == [f"equal content {cache.content}"]
     other = harfeat(tmp_path / "packed.h5", tmp_path / "other.h5")
     assert other.exit_code == 1
     assert "features of rgb: 4 of 4 common clips differ" in other.stdout

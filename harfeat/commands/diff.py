@@ -21,13 +21,16 @@ from harfeat.findings import some
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with all names.")
 def diff_command(a: Path, b: Path, as_json: bool) -> None:
-    """Explain where two caches, files or folders, differ: exit code 0 where their content is equal, else 1."""
+    """Explain where two caches, files or folders, differ: exit code 0 where their content is equal, else 1.
+
+    Clips are compared by the hashes that the caches state; `harfeat verify` tells whether the features match them.
+    """
     with open_cache(a) as first, open_cache(b) as second:
         found = differences(first, second)
         if as_json:
             click.echo(json.dumps(asdict(found), indent=2))
         else:
-            told = f"content {first.content}" if found.equal_content else "content differs"
+            told = f"equal content {first.content}" if found.equal_content else "content differs"
             click.echo(f"A {a}\nB {b}\n{told}")
             for line in _lines(found):
                 click.echo(printable(line))
