@@ -90,8 +90,8 @@ class Run:
             os.kill(self.pid, signal.Signals[f"SIG{name}"])
             time.sleep(random.uniform(0, 0.05))
 
-    def left(self, seconds: float = 20) -> list[int]:
-        """Processes of its session that outlive it by so long."""
+    def left(self, seconds: float = 120) -> list[int]:
+        """Processes of its session that outlive it by so long; one that still imports PyTorch ends after that."""
         end = time.monotonic() + seconds
         while (found := _session(self.pid)) and time.monotonic() < end:
             time.sleep(0.05)
@@ -165,7 +165,8 @@ class Soak:
         if code == 130 and (INTERRUPTED not in text or "Traceback" in text):
             self.wrong.append(f"{kind}: {how}: said {text[-1500:]}")
         if left := run.left():
-            self.wrong.append(f"{kind}: {how}: left processes {left}")
+            lines = [Path(f"/proc/{one}/cmdline").read_text().replace("\0", " ")[:200] for one in left]
+            self.wrong.append(f"{kind}: {how}: left processes {lines}")
 
     def check_content(self, kind: str) -> None:
         """Whether the cache is the same as from an unbroken run, and stands alone."""
