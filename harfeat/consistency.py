@@ -88,9 +88,13 @@ def check_copies(cache: Cache) -> Iterator[Finding]:
             for role in (TRAIN, TEST)
         ]
         if shared := sides[0] & sides[1]:
-            yield Finding(
-                WARNING, f"split {split.name}", f"{len(shared)} times the same {what} stands in train and in test"
-            )
+            named: dict[str, list[str]] = {}
+            for clip, key in zip(cache.clips, keys, strict=True):
+                if key in shared:
+                    named.setdefault(key, []).append(clip.name)
+            equal = some([" = ".join(names) for names in named.values()])
+            text = f"{len(shared)} times the same {what} on both sides, train and test: {equal}"
+            yield Finding(WARNING, f"split {split.name}", text)
 
 
 def check_failures(clips: Sequence[ClipRow], failures: Sequence[Failure]) -> Iterator[Finding]:

@@ -197,7 +197,7 @@ def test_doubtful_labels_groups_and_splits_are_warned_of(tmp_path: Path) -> None
             (
                 [replace(row, sha256="f" * 64) if row.name in "c0 c2" else row for row in ROWS],
                 [1, 1, 2, 2],
-                ["split s: 1 times the same video stands in train and in test"],
+                ["split s: 1 times the same video on both sides, train and test: c0 = c2"],
             ),
             (
                 [replace(row, group="" if row.name == "c1" else row.group) for row in ROWS],
@@ -225,7 +225,9 @@ def test_features_tell_copies_where_there_are_no_videos(tmp_path: Path) -> None:
         return without_groups(rows, features)
 
     path = made_up_cache(tmp_path / "x.h5", change=twice, lengths=(3,))
-    assert warnings(path) == ["split held: 1 times the same features stands in train and in test"]
+    assert warnings(path) == [
+        "split held: 1 times the same features on both sides, train and test: v_0_0_0 = v_2_4_1"
+    ]
 
 
 def test_missing_clips_are_told_and_a_clip_cannot_be_both(tmp_path: Path) -> None:
