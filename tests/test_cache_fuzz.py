@@ -7,6 +7,7 @@ that a crash or a hang, there or inside of HDF5, shows as a failure here.
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,14 @@ def test_checksums_are_those_of_hdf5(folder: Path) -> None:
     assert len(parts) > len(count)
     assert {len(data[start:end]) % 12 for start, _, end in parts} > {0, 1}
     assert plain.checksum(b"Four score and seven years ago") == 0x17770551  # as lookup3.c prints it
+
+
+def test_a_group_that_holds_itself_is_not_walked_for_ever(folder: Path) -> None:
+    data = bytearray((folder / "packed.h5").read_bytes())
+    with h5py.File(folder / "packed.h5") as file:
+        root, clips = (h5py.h5o.get_info(file[key].id).addr for key in ("/", "clips"))
+    place = data.index(struct.pack("<Q", clips))
+    data[place : place + 8] = struct.pack("<Q", root)
+    for start, _, end in cache_mutants.blocks(bytes(data), sealed=False):
+        data[end : end + 4] = struct.pack("<I", plain.checksum(bytes(data[start:end])))
+    assert plain.is_plain(lambda address, count: bytes(data[address : address + count])) is False
