@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -282,6 +283,33 @@ def test_a_changed_video_is_extracted_again_and_no_other(
             same = np.array_equal(cache.read(index).features, old.read(index).features)
             assert same == (clip.name != "diving/v_diving_01/v_diving_01_02.mpg")
         assert [clip.source_frames for clip in cache.clips][5] == 20
+
+
+@pytest.mark.parametrize("out", ["x.h5", "x"])
+@pytest.mark.parametrize("after", [0, 2, 6, 9, 14])
+def test_a_full_disk_is_told_and_what_was_written_is_kept(
+    out: str, after: int, made: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, left = os.fsync, after
+
+    def full(handle: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)") as caught:
+        go(made, tmp_path / out, part_seconds=0)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "x.h5").exists()
+    monkeypatch.setattr(os, "fsync", plain)
+    standing = len(list(tmp_path.glob("*/shard-*.h5")))
+    assert standing > 0 or after < 9
+    assert go(made, tmp_path / out).resumed >= standing
+    with open_cache(tmp_path / out) as cache, open_cache(whole) as reference:
+        assert cache.content == reference.content
 
 
 def test_a_video_that_changes_while_it_is_read_is_not_kept(
