@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,8 @@ from harfeat.cache import Cache, CacheError, CacheHead, ClipFeatures, ClipRow, F
 from harfeat.cache.folder import WorkFolder, work_folder, write_shard
 from harfeat.cache.manifest import Manifest, dump_manifest, parse_manifest, read_manifest
 from harfeat.cache.packing import pack
+from harfeat.cache.schema import StreamLayout
+from harfeat.cache.writer import write_cache
 from harfeat.errors import InputError
 from harfeat.splits import Split, leaking_groups
 
@@ -203,6 +210,56 @@ def test_a_forgotten_clip_leaves_its_shard_and_the_rest_stays(out: str, tmp_path
         assert {path.name for path in (tmp_path / out).glob("*.h5")} == listed
 
 
+def test_an_interruption_waits_for_hdf5_and_not_for_the_end(tmp_path: Path) -> None:
+    """A signal amid a write takes effect after that clip; before, it left HDF5 with what it could not close."""
+    told: list[str] = []
+
+    def features() -> Iterator[dict[str, ClipFeatures]]:
+        for name in NAMES:
+            if name == NAMES[2]:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0)  # where Python would raise it
+            told.append(name)
+            yield {"rgb": clip(name)["rgb"]}
+
+    layouts = {"rgb": StreamLayout([len(clip(name)["rgb"].frame_index) for name in NAMES], 4, np.dtype("f2"))}
+    with pytest.raises(KeyboardInterrupt):
+        write_cache(tmp_path / "x.h5", head(), layouts, features())
+    assert told == list(NAMES[:3])
+    assert not any(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_parts_may_lie_on_another_file_system(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    elsewhere = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else tmp_path))
+    (tmp_path / "x.h5.parts").symlink_to(elsewhere)
+    try:
+        assert finished(tmp_path / "x.h5").is_file()
+        with open_cache(tmp_path / "x.h5") as cache:
+            assert len(cache.read_all()) == cache.lengths().sum() > 0
+        assert not any(elsewhere.iterdir())
+    finally:
+        shutil.rmtree(elsewhere)
+
+
+def test_a_damaged_manifest_may_be_deleted(tmp_path: Path) -> None:
+    finished(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").write_bytes(b"{")
+    folder = folder_of(tmp_path / "out")
+    with pytest.raises(InputError, match="if you delete it, the shards beside it are taken up again"):
+        folder.open()
+    folder.close()
+    (tmp_path / "out" / "manifest.json").unlink()
+    folder = folder_of(tmp_path / "out")
+    folder.open()
+    assert set(folder.done) == set(NAMES)
+    folder.finish(head())
+    folder.close()
+    with open_cache(tmp_path / "out") as cache:
+        assert len(cache.clips) == 6
+
+
 def test_many_shards_are_packed_with_few_open_files(tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     folder = WorkFolder(out, Manifest(RECIPE, 60))
@@ -331,7 +388,7 @@ def test_a_manifest_comes_back_as_it_was(complete: Path) -> None:
     assert parse_manifest(dump_manifest(manifest).encode(), "here") == manifest
 
 
-JUNK = (
+JUNK: st.SearchStrategy[Any] = (
     st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.just([]) | st.just({}) | st.just("../x")
 )
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from harfeat.cache.digest import digest_of_clip, digests_of_head, digests_of_stream, sorted_failures
 from harfeat.cache.fingerprint import canonical_json, fingerprint
+from harfeat.cache.interruptions import held_back
 from harfeat.cache.schema import (
     DEFAULT_STREAM,
     FORMAT,
@@ -48,7 +49,11 @@ def write_cache(
     file is the head of a folder of shards, and `clips` is empty. The temporary file stands in `scratch` (on the
     same file system), or beside `path`. Raises CacheError where the disk does not take it.
     """
-    with atomic_path(path, scratch) as temporary, _hdf5(temporary) as (sink, file):
+    with (
+        held_back() as let_interrupt,
+        atomic_path(path, scratch) as temporary,
+        _hdf5(temporary) as (sink, file),
+    ):
         head = replace(head, failures=sorted_failures(head.failures))
         digests = digests_of_head(head)
         _write_head(file, head)
@@ -59,6 +64,7 @@ def write_cache(
             for column in columns:
                 column.write(written, clip[column.name])
             sink.check()
+            let_interrupt()
             written += 1
         if columns and written != len(head.clips):
             raise ValueError(f"{written} clips of features for {len(head.clips)} rows")
