@@ -21,7 +21,7 @@ import joblib
 from harfeat.chunks import Described, Done, Job, describe, run_chunk, visible_devices, with_absolute_paths
 from harfeat.datasets import Clip
 from harfeat.errors import InputError
-from harfeat.extraction import Destination, Record, backbone_of, extract_clips, recipe_of
+from harfeat.extraction import Destination, Record, backbone_of, extract_clips
 from harfeat.settings import ExtractSettings
 
 _CHUNK = 64
@@ -62,7 +62,7 @@ class Here:
 
     def describe(self) -> Described:
         """The recipe and the model's provenance."""
-        return Described(recipe_of(self._settings, self._backbone), self._backbone.provenance())
+        return Described.of(self._settings, self._backbone)
 
     def run(
         self,

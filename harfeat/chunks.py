@@ -51,10 +51,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Described:
-    """What a worker makes of the settings: the recipe, and what is told of the model beside it."""
+    """What a worker makes of the settings: recipe, what is told of the model beside it, a note for the user."""
 
     recipe: dict[str, Any]
     provenance: dict[str, Any]
+    note: str | None
+
+    @classmethod
+    def of(cls, settings: ExtractSettings, backbone: Backbone) -> Described:
+        """What this backbone makes of them."""
+        return cls(recipe_of(settings, backbone), backbone.provenance(), backbone.choice.note)
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def describe(job: Job) -> Described:
     """The recipe as it is on the workers' machines; raises InputError."""
     with _ONE_AT_A_TIME, _few_cores(job.cores):
         backbone = _backbone(job, None)
-        return Described(recipe_of(job.settings, backbone), backbone.provenance())
+        return Described.of(job.settings, backbone)
 
 
 def run_chunk(job: Job, destination: Destination, clips: Sequence[Clip]) -> Done:

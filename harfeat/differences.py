@@ -12,7 +12,7 @@ from harfeat.cache import Cache, CacheError, ClipFeatures, ClipRow
 from harfeat.cache.fingerprint import differing_fields
 from harfeat.deviation import Deviation, deviation
 
-_COLUMNS = ("label", "group", "sha256", "source_frames", "fps")
+_COLUMNS = ("label", "group", "sha256", "source_frames", "fps", "damaged")
 
 
 @dataclass(frozen=True)

@@ -109,13 +109,13 @@ def outcomes(
     clips: Sequence[Clip], backbone: Backbone, settings: ExtractSettings
 ) -> Generator[Outcome, None, None]:
     """The row and features of each clip, or its failure; finished clips come in order."""
-    batcher: ClipBatcher[tuple[Clip, Prepared]] = ClipBatcher(backbone.features, backbone.batch)
+    batcher: ClipBatcher[tuple[Clip, Prepared]] = ClipBatcher(backbone.start, backbone.batch, backbone.ahead)
     workers = min(joblib.cpu_count() if settings.workers < 0 else settings.workers, max(1, len(clips)))
     prepared = prepared_clips(
         [clip.path for clip in clips], settings.sampling, backbone.transform, workers, settings.clip_timeout
     )
     streams = settings.sampling.stream_names()
-    with closing(prepared):
+    with closing(prepared), closing(batcher):
         for clip, result in zip(clips, prepared, strict=True):
             if isinstance(result, DecodeError):
                 yield Failure(clip.name, str(result))
@@ -133,7 +133,9 @@ def _outcome(clip: Clip, source: Prepared, values: np.ndarray, streams: Sequence
         stored = values.astype(dtype)
     if not np.isfinite(stored).all():
         return Failure(clip.name, f"features hold NaN or infinity as {dtype}; try --dtype float32")
-    row = ClipRow(clip.name, clip.label, clip.group, source.source_frames, source.fps, source.sha256)
+    row = ClipRow(
+        clip.name, clip.label, clip.group, source.source_frames, source.fps, source.sha256, int(source.damaged)
+    )
     ends = np.cumsum([len(view.indices) for view in source.views])
     return row, {
         stream: ClipFeatures(part, view.indices)

@@ -37,6 +37,7 @@ def describe(cache: Cache) -> dict[str, Any]:
             }
             for name, split in cache.splits.items()
         },
+        "damaged": [clip.name for clip in cache.clips if clip.damaged == 1],
         "failures": [vars(failure) for failure in cache.failures],
         "provenance": cache.provenance,
     }

@@ -46,6 +46,7 @@ class ExtractResult:
     known: int
     splits: tuple[Split, ...]
     dropped: tuple[str, ...]
+    damaged: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: float
 
@@ -66,6 +67,7 @@ def extract(
     with backend_of(settings) as backend:
         described = backend.describe()
         recipe = described.recipe
+        notes = (*dataset.notes, *([described.note] if described.note else []))
         provenance = _provenance(dataset, described.provenance, settings)
         folder = WorkFolder(out, Manifest(recipe, len(dataset.clips), slice=part, provenance=provenance))
         try:
@@ -86,6 +88,8 @@ def extract(
                     f"{failures[0].reason}"
                 )
             rows = [ClipRow(clip.name, clip.label, clip.group) for clip in kept.clips]
+            done = folder.done
+            damaged = tuple(row.name for row in rows if done[row.name].damaged == 1)
             folder.finish(CacheHead(recipe, kept.classes, rows, kept.splits, failures, provenance))
         finally:
             folder.close()
@@ -97,7 +101,8 @@ def extract(
         known,
         kept.splits,
         tuple(folder.dropped),
-        dataset.notes,
+        damaged,
+        notes,
         time.perf_counter() - started,
     )
 
@@ -130,9 +135,10 @@ def _refuse_changed(clips: Sequence[Clip], folder: WorkFolder) -> None:
 
 def _provenance(dataset: Dataset, model: Mapping[str, Any], settings: ExtractSettings) -> dict[str, Any]:
     return {
-        "dataset": {"name": dataset.name, "root": str(dataset.root), "notes": list(dataset.notes)},
+        "dataset": {"name": dataset.name, "root": dataset.root.name, "notes": list(dataset.notes)},
+        # Names only: where folders lie is nobody's affair who gets the cache.
         "settings": {
-            key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()
+            key: value.name if isinstance(value, Path) else value for key, value in asdict(settings).items()
         },
         **model,
         "versions": versions(),

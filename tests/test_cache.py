@@ -55,7 +55,7 @@ HEAD = CacheHead(
     (Failure("walk/d.avi", "empty"),),
     {"versions": {"harfeat": "0"}},
 )
-COLUMNS = ("name", "group", "sha256", "label", "source_frames", "fps")
+COLUMNS = ("name", "group", "sha256", "label", "source_frames", "fps", "damaged")
 DATASETS = (
     *(f"clips/{column}" for column in COLUMNS),
     *("classes", "splits/random", "failures/name", "failures/reason"),
@@ -98,7 +98,7 @@ def test_plain_h5py_finds_the_layout_that_is_promised(path: Path) -> None:
         expected = {
             **{"streams/rgb/features": "float16", "streams/rgb/offsets": "int64"},
             **{"streams/rgb/frame_index": "int32", "clips/label": "int32", "clips/source_frames": "int32"},
-            **{"clips/fps": "float64", "splits/random": "int8", "splits/1": "int8"},
+            **{"clips/damaged": "int8", "clips/fps": "float64", "splits/random": "int8", "splits/1": "int8"},
         }
         for key, dtype in expected.items():
             assert file[key].dtype == dtype
@@ -267,6 +267,9 @@ MUTATIONS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     ),
     "another label": (_edit("clips/label", 0, 0), "clips/label does not match its hash"),
     "another group": (_edit("clips/group", 2, "g1"), "clips/group does not match its hash|leaking"),
+    "frames beyond 32 bits": (_set("clips/source_frames", np.full(3, 2**40)), "clips/source_frames holds numbers"),
+    "damage of two": (_edit("clips/damaged", 0, 2), "clips/damaged holds numbers"),
+    "no damage any more": (_edit("clips/damaged", 0, 0), "clips/damaged does not match its hash"),
     "another rate": (_edit("clips/fps", 0, 24.0), "clips/fps does not match its hash"),
     "another class name": (_edit("classes", 0, "ran"), "classes does not match its hash"),
     "another split seed": (_attribute("seed", 4, "splits/random"), "splits/random does not match its hash"),

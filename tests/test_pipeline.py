@@ -156,7 +156,7 @@ def test_a_finished_cache_is_left_as_it_is(made: Path, tmp_path: Path, monkeypat
     out = tmp_path / "x.h5"
     go(made, out)
     before, bytes_before = out.stat(), out.read_bytes()
-    monkeypatch.setattr(Backbone, "features", lambda *_: pytest.fail("a clip was extracted again"))
+    monkeypatch.setattr(Backbone, "start", lambda *_: pytest.fail("a clip was extracted again"))
     result = go(made, out)
     assert (result.clips, result.resumed) == (12, 12)
     assert (out.stat().st_ino, out.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -172,20 +172,20 @@ def test_a_finished_cache_is_left_as_it_is(made: Path, tmp_path: Path, monkeypat
 def test_an_interrupted_run_is_taken_up(
     batches: int, made: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, calls = Backbone.features, Counter[str]()
+    plain, calls = Backbone.start, Counter[str]()
 
     def interrupted(self: Backbone, pixels: np.ndarray) -> np.ndarray:
         calls["batches"] += 1
         if calls["batches"] > batches:
             raise KeyboardInterrupt
-        return plain(self, pixels)
+        return plain(self, pixels).result()  # at once: none is under way when the interruption comes
 
     out = tmp_path / "x.h5"
-    monkeypatch.setattr(Backbone, "features", interrupted)
+    monkeypatch.setattr(Backbone, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         go(made, out)
     assert not out.exists()
-    monkeypatch.setattr(Backbone, "features", plain)
+    monkeypatch.setattr(Backbone, "start", plain)
     result = go(made, out)
     assert result.resumed == 2 * batches  # four frames a clip, eight a batch
     assert content(out) == content(whole)
@@ -198,14 +198,14 @@ import harfeat.commands.extract as command
 from harfeat.backbone import Backbone
 from harfeat.cli import main
 
-plain = Backbone.features
+plain = Backbone.start
 
 def slow(self, pixels):
     time.sleep(0.4)
     return plain(self, pixels)
 
 if __name__ == "__main__":
-    Backbone.features = slow
+    Backbone.start = slow
     command.ExtractSettings = functools.partial(command.ExtractSettings, part_seconds=0)
     main(sys.argv[1:])
 """
@@ -399,6 +399,17 @@ def test_bad_clips_are_named_and_the_rest_is_kept(root: Path, whole: Path, tmp_p
     assert content(out) == content(whole)
 
 
+def test_a_damaged_clip_that_still_decodes_is_named(root: Path, tmp_path: Path) -> None:
+    path = root / "biking" / "v_biking_02" / "v_biking_02_01.mpg"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(range(40))
+    path.write_bytes(data)
+    result = go(root, tmp_path / "x.h5")
+    assert (result.failures, result.damaged) == ((), ("biking/v_biking_02/v_biking_02_01.mpg",))
+    with open_cache(tmp_path / "x.h5") as cache:
+        assert [clip.damaged for clip in cache.clips] == [0, 0, 1] + [0] * 9
+
+
 def test_a_clip_that_can_no_longer_be_read_becomes_a_failure(root: Path, tmp_path: Path) -> None:
     out, clip = tmp_path / "x.h5", root / "swing" / "v_swing_02" / "v_swing_02_02.mpg"
     go(root, out)
@@ -465,13 +476,13 @@ def test_processes_that_do_not_start_are_told_in_one_line(
 def test_features_beyond_float16_are_a_failure_that_names_the_way_out(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, calls = Backbone.features, Counter[str]()
+    plain, calls = Backbone.start, Counter[str]()
 
     def loud(self: Backbone, pixels: np.ndarray) -> np.ndarray:
         calls["batches"] += 1
-        return plain(self, pixels) * (1e6 if calls["batches"] == 1 else 1)
+        return plain(self, pixels).result() * (1e6 if calls["batches"] == 1 else 1)
 
-    monkeypatch.setattr(Backbone, "features", loud)
+    monkeypatch.setattr(Backbone, "start", loud)
     result = go(made, tmp_path / "x.h5")
     assert [failure.name.rpartition("/")[2] for failure in result.failures] == [
         "v_biking_01_01.mpg",

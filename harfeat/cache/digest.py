@@ -42,6 +42,7 @@ def digests_of_head(head: CacheHead) -> dict[str, str]:
         "clips/sha256": _of_json([clip.sha256 for clip in clips]),
         "clips/label": _of_numbers(np.array([clip.label for clip in clips], np.int32)),
         "clips/source_frames": _of_numbers(np.array([clip.source_frames for clip in clips], np.int32)),
+        "clips/damaged": _of_numbers(np.array([clip.damaged for clip in clips], np.int8)),
         "clips/fps": _of_numbers(fps),
         "failures/name": _of_json([failure.name for failure in head.failures]),
         "failures/reason": _of_json([failure.reason for failure in head.failures]),

@@ -10,6 +10,7 @@ Layout (HDF5; readable by any HDF5 tool, nothing but built-in types):
     /clips/name, group, sha256     (V,)     utf-8
     /clips/label                   (V,)     int32 index into /classes, -1 where a clip has several
     /clips/source_frames           (V,)     int32; frames of a full linear decode, -1 where unknown
+    /clips/damaged                 (V,)     int8; 1 where FFmpeg met errors in the video, 0 none, -1 unknown
     /clips/fps                     (V,)     float64, NaN where unknown
     /classes                       (C,)     utf-8
     /splits/<name>                 (V,)     int8: 0 unused, 1 train, 2 test
@@ -63,6 +64,8 @@ class ClipRow:
     source_frames: int = -1
     fps: float = float("nan")
     sha256: str = ""
+    damaged: int = -1
+    """1 where the decoder met errors in the video (its frames are FFmpeg's best guess), 0 none, -1 unknown."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

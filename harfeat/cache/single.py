@@ -161,10 +161,12 @@ class FileCache(Cache):
         groups, hashes = file.text("clips/group", count), file.text("clips/sha256", count)
         frames = file.array("clips/source_frames", "i", (count,))
         fps = file.array("clips/fps", "f", (count,))
-        self.clips = tuple(
-            ClipRow(*row)
-            for row in zip(names, labels.tolist(), groups, frames.tolist(), fps.tolist(), hashes, strict=True)
-        )
+        damaged = file.array("clips/damaged", "i", (count,))
+        for key, numbers, high in (("source_frames", frames, 2**31 - 1), ("damaged", damaged, 1)):
+            if count and not (numbers.min() >= -1 and numbers.max() <= high):
+                raise CacheError(f"{self.path}: clips/{key} holds numbers outside of -1 to {high}")
+        columns = (names, labels.tolist(), groups, frames.tolist(), fps.tolist(), hashes, damaged.tolist())
+        self.clips = tuple(ClipRow(*row) for row in zip(*columns, strict=True))
 
     def _check_digests(self) -> None:
         """Compare every hash that covers what has been read by now."""

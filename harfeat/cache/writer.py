@@ -137,6 +137,7 @@ def _write_head(file: h5py.File, head: CacheHead) -> None:
     _write_text(file, "clips/sha256", [clip.sha256 for clip in head.clips])
     file["clips/label"] = np.array([clip.label for clip in head.clips], np.int32)
     file["clips/source_frames"] = np.array([clip.source_frames for clip in head.clips], np.int32)
+    file["clips/damaged"] = np.array([clip.damaged for clip in head.clips], np.int8)
     file["clips/fps"] = np.array([clip.fps for clip in head.clips], np.float64)
     file.create_group("splits")
     for split in head.splits:

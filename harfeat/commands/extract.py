@@ -42,6 +42,10 @@ def extract_command(test_groups: str, **fields: Any) -> None:
     resumed = f" ({result.resumed} were there already)" if result.resumed else ""
     click.echo(f"{result.out}: {result.clips} clips{resumed} in {result.seconds:.0f} s")
     click.echo(describe_splits(result.splits))
+    for name in result.damaged:
+        click.echo(
+            f"damaged: {name}: FFmpeg met errors in it; its frames are those that FFmpeg makes of it", err=True
+        )
     for failure in result.failures:
         click.echo(f"failed: {failure.name}: {failure.reason}", err=True)
     if result.failures:

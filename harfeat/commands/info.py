@@ -65,6 +65,9 @@ def _print(cache: Cache, file: Path) -> None:
     for key, value in cache.recipe.items():
         lines.append(f"    {key}: {value if not isinstance(value, dict) else json.dumps(value)}")
     lines += split_lines(cache.splits.values())
+    lines += [
+        f"  damaged {clip.name}: FFmpeg met errors in the video" for clip in cache.clips if clip.damaged == 1
+    ]
     lines += [f"  missing {failure.name}: {failure.reason}" for failure in cache.failures]
     for line in lines:
         click.echo(printable(line))

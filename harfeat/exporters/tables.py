@@ -2,7 +2,7 @@
 
 features, offsets, frame_index          of the stream rgb: clip v owns rows offsets[v]:offsets[v+1]
 <stream>/features, ...                  the same of every other stream
-labels, source_frames, fps              a number a clip; names, groups, sha256: a text a clip
+labels, source_frames, fps, damaged     a number a clip; names, groups, sha256: a text a clip
 splits/<name>                           a clip's role: 0 unused, 1 train, 2 test
 classes                                 names in the order of the labels
 failures/name, failures/reason          clips that the cache lacks
@@ -65,9 +65,10 @@ class Selection:
     def numbers(self) -> dict[str, np.ndarray]:
         """The columns of numbers, but the streams' rows."""
         clips = self.cache.clips
-        columns = {
+        columns: dict[str, np.ndarray] = {
             "labels": np.array([clip.label for clip in clips], np.int64),
             "source_frames": np.array([clip.source_frames for clip in clips], np.int64),
+            "damaged": np.array([clip.damaged for clip in clips], np.int8),
             "fps": np.array([clip.fps for clip in clips], np.float64),
         }
         columns |= {f"splits/{name}": split.roles.astype(np.int8) for name, split in self.cache.splits.items()}

@@ -100,6 +100,7 @@ def _add_sample(tar: tarfile.TarFile, selection: Selection, clip: int) -> None:
         "source_frames": row.source_frames,
         "fps": row.fps if math.isfinite(row.fps) else None,
         "sha256": row.sha256,
+        "damaged": None if row.damaged < 0 else bool(row.damaged),
         "frame_index": frames,
     }
     _add(tar, f"{key}.json", json.dumps(told, sort_keys=True).encode())
