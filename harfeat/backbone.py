@@ -23,12 +23,12 @@ __all__ = ["PRECISIONS", "Backbone", "build_backbone"]
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A network on its devices, with the preprocessing it was trained with."""
+    """A network on its device, with the preprocessing it was trained with."""
 
     name: str
     network: Any
     source: WeightSource
-    devices: tuple[torch.device, ...]
+    device: torch.device
     choice: Precision
     batch_norm: str
     data_config: dict[str, Any]
@@ -46,11 +46,6 @@ class Backbone:
         return self.choice.name
 
     @property
-    def device(self) -> torch.device:
-        """The first device."""
-        return self.devices[0]
-
-    @property
     def ahead(self) -> int:
         """Batches that should be under way at once, so that no core and no GPU waits for the next."""
         return 1 + math.ceil(2 * self.lanes.count * self.lanes.batch / self.batch)
@@ -59,7 +54,7 @@ class Backbone:
     def lanes(self) -> Lanes:
         """The threads that run the network."""
         mean, std = ([255 * value for value in self.data_config[key]] for key in ("mean", "std"))
-        return Lanes(self.network, self.devices, self.precision, mean, std, self.batch)
+        return Lanes(self.network, self.device, self.precision, mean, std, self.batch)
 
     def recipe(self) -> dict[str, Any]:
         """Everything here that changes a feature."""
@@ -77,7 +72,7 @@ class Backbone:
         """What is worth telling beside the recipe: where the weights are from, how the precision was chosen."""
         return {
             "weights": asdict(self.source),
-            "device": ", ".join(map(str, self.devices)),
+            "device": str(self.device),
             "precision": asdict(self.choice),
         }
 
@@ -96,18 +91,18 @@ def build_backbone(model: str, weights: str, device: str, precision: str, batch:
     Args:
         model: any timm model.
         weights: `auto`, `none` or a file, as `load_backbone` takes it.
-        device: `auto` (a GPU where there is one), or a torch device, or several GPUs as `cuda:0,cuda:1`.
+        device: `auto` (a GPU where there is one), or a torch device.
         precision: one of `PRECISIONS`, or `auto`: the fastest native one that keeps the features.
         batch: frames in a batch; a CPU core takes at most 8 of them at once (see `harfeat.lanes`).
 
     Raises:
         InputError: any of them cannot be had here.
     """
-    devices = _devices(device)
+    target = _device(device)
     loaded, source = load_backbone(model, weights)
     config = resolve_model_data_config(loaded)
-    network: Any = loaded.to(devices[0]).to(memory_format=torch.channels_last)
-    pictures = _normalised(config, devices[0])
+    network: Any = loaded.to(target).to(memory_format=torch.channels_last)
+    pictures = _normalised(config, target)
     with torch.inference_mode():
         pooled = network(pictures[:1])
     if pooled.ndim != 2:
@@ -115,7 +110,7 @@ def build_backbone(model: str, weights: str, device: str, precision: str, batch:
     plain, network = network, folded(network, pictures[:2])
     batch_norm = "apart" if plain is network else "folded"
     choice, network = choose_precision(precision, network.to(memory_format=torch.channels_last), pictures)
-    return Backbone(model, network, source, devices, choice, batch_norm, config, batch, int(pooled.shape[1]))
+    return Backbone(model, network, source, target, choice, batch_norm, config, batch, int(pooled.shape[1]))
 
 
 def _normalised(config: dict[str, Any], device: torch.device) -> torch.Tensor:
@@ -126,19 +121,12 @@ def _normalised(config: dict[str, Any], device: torch.device) -> torch.Tensor:
     return x.to(memory_format=torch.channels_last)
 
 
-def _devices(names: str) -> tuple[torch.device, ...]:
-    if names == "auto":
-        return (torch.device("cuda" if torch.cuda.is_available() else "cpu"),)
-    devices = tuple(_device(name.strip(), names) for name in names.split(","))
-    if len(devices) > 1 and {device.type for device in devices} != {"cuda"}:
-        raise InputError(f"--device {names}: only GPUs can be used together, as in cuda:0,cuda:1")
-    return devices
-
-
-def _device(name: str, asked: str) -> torch.device:
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {asked}: cannot be used here: {str(error).splitlines()[0]}") from error
+        raise InputError(f"--device {name}: cannot be used here: {str(error).splitlines()[0]}") from error
     return device

@@ -8,8 +8,6 @@ features. Python's lock is free while PyTorch computes, so threads suffice.
 
 from __future__ import annotations
 
-import copy
-import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,7 +47,7 @@ class Pending:
 
 
 class Lanes:
-    """Runs `network` on one or more devices of one kind; the first holds it already.
+    """Runs `network` on the device that holds it.
 
     `mean` and `std` are those of a channel, in units of pixels (0 to 255).
     """
@@ -57,33 +55,23 @@ class Lanes:
     def __init__(
         self,
         network: nn.Module,
-        devices: Sequence[torch.device],
+        device: torch.device,
         precision: str,
         mean: Sequence[float],
         std: Sequence[float],
         batch: int,
     ) -> None:
-        kind = devices[0].type
-        self.batch = min(batch, CPU_BATCH) if kind == "cpu" else batch
-        lanes_of = {"cpu": min(joblib.cpu_count(), MOST_CPU_LANES), "cuda": GPU_LANES * len(devices)}
-        self.count = lanes_of.get(kind, 1)
-        self._precision = precision
-        self._networks = [network, *(copy.deepcopy(network).to(device) for device in devices[1:])]
-        self._scales = [
-            tuple(
-                torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1) for values in (mean, std)
-            )
-            for device in devices
-        ]
-        self._devices = tuple(devices)
-        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for lane in range(self.count):
-            self._free.put(lane % len(devices))
+        self.batch = min(batch, CPU_BATCH) if device.type == "cpu" else batch
+        lanes_of = {"cpu": min(joblib.cpu_count(), MOST_CPU_LANES), "cuda": GPU_LANES}
+        self.count = lanes_of.get(device.type, 1)
+        self._network, self._device, self._precision = network, device, precision
+        self._mean, self._std = (
+            torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1) for values in (mean, std)
+        )
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(self.count, "model", self._enter)
-        if kind == "cuda":
-            for device in devices:
-                torch.cuda.synchronize(device)  # the lanes' streams do not wait for the one that loaded all this
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # the lanes' streams do not wait for the one that loaded all this
 
     def start(self, pixels: np.ndarray) -> Pending:
         """(B, 3, H, W) uint8, any B of at least 1, cut into parts for the lanes; does not wait for them."""
@@ -91,13 +79,11 @@ class Lanes:
         return Pending([self._threads.submit(self._run, part) for part in parts])
 
     def _enter(self) -> None:
-        device = self._free.get()
-        self._own.device = device
         self._own.stream = None
-        if self._devices[device].type == "cpu":
+        if self._device.type == "cpu":
             torch.set_num_threads(1)  # of this thread only
-        elif self._devices[device].type == "cuda":
-            self._own.stream = torch.cuda.Stream(self._devices[device])
+        elif self._device.type == "cuda":
+            self._own.stream = torch.cuda.Stream(self._device)
 
     @torch.inference_mode()
     def _run(self, pixels: np.ndarray) -> np.ndarray:
@@ -106,19 +92,17 @@ class Lanes:
         Kernels are chosen by the size of the batch, and a frame's feature must not depend on how many others
         came with it.
         """
-        place, stream = self._own.device, self._own.stream
+        stream = self._own.stream
         with ExitStack() as stack:
             if stream is not None:
-                stack.enter_context(torch.cuda.device(self._devices[place]))
+                stack.enter_context(torch.cuda.device(self._device))
                 stack.enter_context(torch.cuda.stream(stream))
-            x = self._on_device(pixels, place)
-            features = features_in(self._networks[place], x, self._precision)
+            features = features_in(self._network, self._on_device(pixels), self._precision)
             return features[: len(pixels)].cpu().numpy()
 
-    def _on_device(self, pixels: np.ndarray, place: int) -> Tensor:
+    def _on_device(self, pixels: np.ndarray) -> Tensor:
         full = torch.zeros((self.batch, *pixels.shape[1:]), dtype=torch.uint8)
         full[: len(pixels)] = torch.from_numpy(pixels)
         if self._own.stream is not None:
             full = full.pin_memory()
-        mean, std = self._scales[place]
-        return full.to(self._devices[place], non_blocking=True).float().sub_(mean).div_(std)
+        return full.to(self._device, non_blocking=True).float().sub_(self._mean).div_(self._std)

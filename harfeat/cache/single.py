@@ -90,7 +90,7 @@ class FileCache(Cache):
         return self._stream(stream).places is not None
 
     def read(self, clip: int, stream: str = DEFAULT_STREAM) -> ClipFeatures:
-        stored = self._stream(stream)
+        stored = self._stored.get(stream) or self._stream(stream)
         values = self._rows(stored, clip, stream)
         if not stored.checked[clip]:
             self._check(stored, clip, values, stream)

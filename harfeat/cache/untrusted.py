@@ -51,8 +51,7 @@ class UntrustedFile:
 
     def read_into(self, values: np.ndarray, place: int) -> None:
         """Fill `values` with the bytes at `place`, without HDF5."""
-        view = values.data.cast("B") if values.size else b""
-        if view and os.preadv(self._descriptor, [view], place) != len(view):
+        if values.nbytes and os.preadv(self._descriptor, [values.data], place) != values.nbytes:
             raise CacheError(f"{self.path}: ends too early: it was cut short while it was open")
 
     def place(self, key: str) -> int | None:
