@@ -11,7 +11,6 @@ import click
 from harfeat.cache import open_cache
 from harfeat.errors import InputError
 from harfeat.findings import NOTE, PROBLEM, WARNING, Finding
-from harfeat.redecode import redecode
 from harfeat.verify import verify
 
 
@@ -46,6 +45,8 @@ def verify_command(
     if decode is not None and counts[PROBLEM]:
         tell(Finding(NOTE, "decode", "left out, since the cache has problems"))
     elif decode is not None and root is not None:
+        from harfeat.redecode import redecode  # noqa: PLC0415  torch takes seconds to import, and only this needs it
+
         with open_cache(path) as cache:
             for finding in redecode(cache, root, decode, seed, weights, splits):
                 tell(finding)
