@@ -19,13 +19,13 @@ from harfeat.backends import backend_of
 from harfeat.cache import CacheHead, ClipRow, Failure
 from harfeat.cache.folder import WorkFolder
 from harfeat.cache.manifest import Manifest
-from harfeat.datasets import Clip, Dataset, DatasetOptions, load_dataset
+from harfeat.datasets import Clip, Dataset
 from harfeat.datasets.subset import limited, without
 from harfeat.errors import InputError
 from harfeat.extraction import Destination
 from harfeat.hashing import sha256_of_file
 from harfeat.provenance import machine, versions
-from harfeat.settings import ExtractSettings
+from harfeat.settings import ExtractSettings, dataset_of
 from harfeat.slices import parse_slice, refuse_slices, slice_folder, sliced
 from harfeat.splits import Split
 
@@ -63,7 +63,7 @@ def extract(
     if part is None:
         refuse_slices(settings.out)
     out = settings.out if part is None else slice_folder(settings.out, part)
-    dataset = sliced(limited(load(settings), settings.limit), part)
+    dataset = sliced(limited(dataset_of(settings), settings.limit), part)
     with backend_of(settings) as backend:
         described = backend.describe()
         recipe = described.recipe
@@ -105,14 +105,6 @@ def extract(
         notes,
         time.perf_counter() - started,
     )
-
-
-def load(settings: ExtractSettings) -> Dataset:
-    """The data set that the settings name; raises InputError."""
-    options = DatasetOptions(
-        settings.splits_dir, settings.group_pattern, settings.test_groups, settings.split_seed
-    )
-    return load_dataset(settings.dataset, settings.root, options)
 
 
 def _todo(dataset: Dataset, folder: WorkFolder, retry_failed: bool) -> list[Clip]:

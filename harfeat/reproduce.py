@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harfeat.backbone import PRECISIONS
 from harfeat.cache import Cache
 from harfeat.datasets import Clip
 from harfeat.errors import InputError
-from harfeat.pipeline import load
 from harfeat.sampling import SamplingSettings
-from harfeat.settings import ExtractSettings
+from harfeat.settings import ExtractSettings, dataset_of
 
 _HELD = ("auto", "none")
 
@@ -53,8 +51,8 @@ def settings_of(
     """
     sampling, told = sampling_of(cache), _settings(cache)
     model, dtype, precision = (_text(cache, cache.recipe, key) for key in ("model", "dtype", "precision"))
-    if precision not in PRECISIONS:
-        raise InputError(f"{cache.path}: provenance states the unknown precision {precision!r}")
+    if precision == "auto":
+        raise InputError(f"{cache.path}: its recipe states no precision: file altered")
     batch = told.get("batch")
     if type(batch) is not int or not 1 <= batch <= 1 << 16:
         raise InputError(f"{cache.path}: provenance does not state the batch")
@@ -80,7 +78,7 @@ def settings_of(
 
 def videos_of(settings: ExtractSettings) -> dict[str, Clip]:
     """The clips of the data set below `settings.root`, by name. Raises InputError."""
-    return {clip.name: clip for clip in load(settings).clips}
+    return {clip.name: clip for clip in dataset_of(settings).clips}
 
 
 def _settings(cache: Cache) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harfeat.datasets import REGISTRY
+from harfeat.datasets import REGISTRY, Dataset, DatasetOptions, load_dataset
 from harfeat.errors import InputError
 from harfeat.sampling import SamplingSettings
 
@@ -72,3 +72,11 @@ class ExtractSettings:
                 raise InputError(f"{option} {value}: must be at least {low}")
             if above is not None and not value > above:
                 raise InputError(f"{option} {value}: must be more than {above}")
+
+
+def dataset_of(settings: ExtractSettings) -> Dataset:
+    """The data set that the settings name; raises InputError."""
+    options = DatasetOptions(
+        settings.splits_dir, settings.group_pattern, settings.test_groups, settings.split_seed
+    )
+    return load_dataset(settings.dataset, settings.root, options)
