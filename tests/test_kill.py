@@ -39,3 +39,27 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     assert tally["kills"] >= 12
     # Each round takes one to its end and compares it; the first two are of both kinds.
     assert {"packed", "folder"} <= set(tally["completed"])
+
+
+EARLY = """
+import os, signal, time
+from multiprocessing import forkserver
+from harfeat.decode.worker import worker_context
+
+if __name__ == "__main__":
+    context = worker_context()
+    for _ in range(3):
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGINT)
+        time.sleep(0.2)
+    with context.Pool(1) as pool:
+        print(pool.apply(max, (3, 4)))
+"""
+
+
+def test_ctrl_c_while_the_fork_server_still_imports_leaves_no_traceback(tmp_path: Path) -> None:
+    """It goes to every process of the terminal; importing torch takes the server seconds."""
+    (tmp_path / "early.py").write_text(EARLY)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "early.py")], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
