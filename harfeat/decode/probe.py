@@ -75,7 +75,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise DecodeError(f"cannot read the file: {error}") from error
+        raise DecodeError(f"cannot read the file: {getattr(error, 'strerror', error)}") from error
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError("not a regular file")
     if status.st_size == 0:
