@@ -102,7 +102,7 @@ def survey(where: Path) -> Status:
     is nothing to look at.
     """
     now = time.time()
-    packed = [where] if is_packed(where) and not where.is_dir() else sorted(where.glob("*.h5"))
+    packed = [where] if is_packed(where) and not where.is_dir() else sorted(filter(is_packed, where.glob("*")))
     folders = {work_folder(where)} if is_packed(where) else {where}
     if where.is_dir():
         folders |= {path.parent for depth in ("*", "*/*") for path in where.glob(f"{depth}/{MANIFEST}")}

@@ -428,5 +428,6 @@ def test_what_is_no_manifest_is_refused(text: bytes) -> None:
 
 
 def test_where_shards_gather() -> None:
-    assert work_folder(Path("a/b.h5")) == Path("a/b.h5.parts")
+    for name in ("b.h5", "b.H5", "b.hdf5"):
+        assert work_folder(Path("a", name)) == Path(f"a/{name}.parts")
     assert work_folder(Path("a/b")) == Path("a/b")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -96,6 +97,33 @@ def test_a_packed_cache_comes_back_byte_for_byte(packed: Path, tmp_path: Path) -
         "croissant.json",
     }
     assert (tmp_path / "mine" / "README.md").read_bytes() == (tmp_path / "shared" / "README.md").read_bytes()
+
+
+def test_only_names_that_pull_takes_are_pushed(packed: Path, tmp_path: Path) -> None:
+    for name in ("actions.hdf5", "actions.H5"):
+        shutil.copy(packed, tmp_path / name)
+        push(tmp_path / name, str(tmp_path / f"of-{name}"))
+        assert pull(str(tmp_path / f"of-{name}")).path.read_bytes() == packed.read_bytes()
+    for name in ("actions", "actions.txt", "my actions!.h5"):
+        shutil.copy(packed, tmp_path / name)
+        with pytest.raises(InputError, match="cannot be shared under this name"):
+            push(tmp_path / name, str(tmp_path / "shared"))
+    assert not (tmp_path / "shared").exists()
+
+
+def test_a_path_is_one_place_from_wherever_it_is_named(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [tmp_path / "a", tmp_path / "b"]
+    for place in places:
+        place.mkdir()
+        monkeypatch.chdir(place)
+        push(packed, "shared")
+    monkeypatch.chdir(places[0])
+    first = pull("shared").path
+    assert pull(f"file://{places[0]}/shared/").path == pull("../a/shared").path == first
+    monkeypatch.chdir(places[1])
+    assert pull("shared").path != first
 
 
 def test_a_folder_of_shards_comes_back_and_opens(shards: Path, packed: Path, tmp_path: Path) -> None:
@@ -417,6 +445,8 @@ def test_a_server_that_tells_no_size_is_bounded_all_the_same(tmp_path: Path) -> 
         (["pull", "hf://models/a/b"], "expected hf://datasets/ORG/NAME"),
         (["pull", "hf://datasets/a/b@x/c@y"], "expected hf://datasets/ORG/NAME"),
         (["push", "{cache}", "{tmp}/shared", "--workers", "0"], "at least one is needed"),
+        (["push", "{cache}", ""], "the address is empty"),
+        (["pull", ""], "the address is empty"),
     ],
 )
 def test_wrong_use_is_one_line(packed: Path, tmp_path: Path, arguments: list[str], expected: str) -> None:
@@ -438,6 +468,10 @@ def test_the_commands_say_what_they_did(packed: Path, tmp_path: Path) -> None:
     pushed = CliRunner().invoke(main, ["push", str(packed), str(tmp_path / "shared")])
     assert pushed.exit_code == 0, pushed.stderr
     assert f"harfeat pull {tmp_path / 'shared'}" in pushed.stdout
+    odd = CliRunner().invoke(main, ["push", str(packed), str(tmp_path / "it's shared")])
+    assert shlex.split(odd.stdout.splitlines()[-1].partition(": ")[2]) == [
+        *("harfeat", "pull", str(tmp_path / "it's shared"))
+    ]
     pulled = CliRunner().invoke(main, ["pull", str(tmp_path / "shared")])
     assert pulled.exit_code == 0, pulled.stderr
     path = Path(pulled.stdout.splitlines()[-1])

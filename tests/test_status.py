@@ -120,18 +120,18 @@ def test_check_is_for_scripts(tmp_path: Path) -> None:
     assert "holds no manifest.json and no cache" in none.output
 
 
-@pytest.mark.parametrize("asked", ["x.h5", "."])
-def test_a_packed_cache_and_what_gathers_for_it(asked: str, tmp_path: Path) -> None:
-    out = tmp_path / "x.h5"
+@pytest.mark.parametrize(("asked", "name"), [("x.h5", "x.h5"), (".", "x.h5"), (".", "x.hdf5")])
+def test_a_packed_cache_and_what_gathers_for_it(asked: str, name: str, tmp_path: Path) -> None:
+    out = tmp_path / name
     with extraction(out, 5, shards=(2,)):
         (one,) = survey(tmp_path / asked).extractions
-        assert (one.path, one.state, one.done, one.planned) == ("x.h5.parts", "running", 2, 5)
+        assert (one.path, one.state, one.done, one.planned) == (f"{name}.parts", "running", 2, 5)
     (one,) = survey(tmp_path / asked).extractions
     assert one.state == "stopped"
     with extraction(out, 5, shards=(1,), failures=2, finish=True):
         pass
     (one,) = survey(tmp_path / asked).extractions
-    assert (one.path, one.state, one.done, one.failures) == ("x.h5", "complete", 3, 2)
+    assert (one.path, one.state, one.done, one.failures) == (name, "complete", 3, 2)
     with extraction(out, 9, shards=(4,)):  # more of it: what is packed counts
         (one,) = survey(tmp_path / asked).extractions
     assert (one.state, one.done, one.planned) == ("running", 7, 9)

@@ -28,11 +28,12 @@ from harfeat.hashing import sha256_of_file
 
 LOCK = "lock"
 _PACKED = (".h5", ".hdf5")
+"""Suffixes of packed files, in any case."""
 
 
 def is_packed(out: Path) -> bool:
     """Whether `out` names one packed file, by its suffix, and not a folder of shards."""
-    return out.suffix in _PACKED
+    return out.suffix.lower() in _PACKED
 
 
 def work_folder(out: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -25,6 +26,7 @@ def download_command(dataset: str, to: Path, base_url: str | None) -> None:
         click.echo(f"{name}: sha256 {digest}")
     for note in done.notes:
         click.echo(f"note: {note}")
-    splits = f" --splits {done.splits}" if done.splits else ""
     click.echo(f"{done.root}: {done.clips} clips; the archives in {to / 'archives'} are not needed any more")
-    click.echo(f"next: harfeat extract --dataset {dataset} --root {done.root}{splits} --out {dataset}.h5")
+    splits = ["--splits", str(done.splits)] if done.splits else []
+    command = ["harfeat", "extract", "--dataset", dataset, "--root", str(done.root), *splits]
+    click.echo(f"next: {shlex.join([*command, '--out', f'{dataset}.h5'])}")

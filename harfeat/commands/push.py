@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -26,4 +27,4 @@ def push_command(file: Path, url: str, workers: int, replace: bool, private: boo
         f"{done.url}: {done.files} files, {done.bytes:,} bytes; "
         f"sent {done.sent_files} files, {done.sent_bytes:,} bytes"
     )
-    click.echo(f"fetch it with: harfeat pull {done.url}")
+    click.echo(f"fetch it with: harfeat pull {shlex.quote(done.url)}")

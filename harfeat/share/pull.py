@@ -16,13 +16,14 @@ import filelock
 import platformdirs
 
 from harfeat.cache import open_cache
+from harfeat.cache.folder import is_packed
 from harfeat.cache.manifest import MANIFEST, FileEntry, Manifest, parse_manifest
 from harfeat.cache.writer import atomic_path
 from harfeat.errors import InputError
 from harfeat.hashing import sha256_of_file
 from harfeat.share.fetch import Expected, MissingError, Progress, fetch, read_small
 from harfeat.share.push import MANIFEST_LIMIT, WORKERS, progress_bar
-from harfeat.share.remote import Remote, in_parallel, open_remote
+from harfeat.share.remote import Remote, address, in_parallel, open_remote
 
 _ORIGIN = ".harfeat-pull"
 _LOCK = ".harfeat-pull.lock"
@@ -51,6 +52,7 @@ def cache_folder() -> Path:
 
 def folder_of(url: str) -> Path:
     """The folder in the local cache that belongs to an address: its last word and a hash of the whole."""
+    url = address(url)
     words = re.findall(r"[A-Za-z0-9_.-]*[A-Za-z0-9]", re.split("[?@]", url)[0])
     return cache_folder() / f"{words[-1] if words else 'cache'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
@@ -64,7 +66,7 @@ def pull(url: str, to: Path | None = None, *, workers: int = WORKERS, show: bool
         InputError: there is no whole cache at `url`, it is out of reach, a file is not what the manifest promises,
             the disk has no room, or `to` holds something else.
     """
-    url = url.rstrip("/")
+    url = address(url)
     remote = open_remote(url)
     text, manifest = _manifest(remote, url)
     folder = folder_of(url) if to is None else to
@@ -121,7 +123,7 @@ def _manifest(remote: Remote, url: str) -> tuple[bytes, Manifest]:
         raise InputError(f"{url}: the cache there is not complete: ask whoever published it to finish it")
     # Any other name could take the place of the manifest, the card or a hidden file; Windows does not tell cases.
     names = [entry.name.lower() for entry in manifest.files]
-    if len(set(names)) != len(names) or not all(name.endswith(".h5") for name in names):
+    if len(set(names)) != len(names) or not all(is_packed(Path(name)) for name in names):
         raise InputError(f"{source.name}: lists files that are no part of a cache: do not trust it")
     if not names or len(manifest.of_kind("cache")) > 1 or (manifest.of_kind("cache") and len(names) > 1):
         raise InputError(f"{source.name}: lists neither one packed cache nor shards: file altered")

@@ -11,13 +11,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from harfeat.cache import CacheError, open_cache
+from harfeat.cache.folder import is_packed
 from harfeat.cache.manifest import MANIFEST, FileEntry, Manifest, dump_manifest, parse_manifest, read_manifest
 from harfeat.errors import InputError
 from harfeat.hashing import sha256_of_file
 from harfeat.share.card import card
 from harfeat.share.croissant import croissant
 from harfeat.share.fetch import MissingError, Progress, read_small
-from harfeat.share.remote import Outgoing, Publication, Remote, open_remote
+from harfeat.share.remote import Outgoing, Publication, Remote, address, open_remote
 
 MANIFEST_LIMIT = 256 << 20
 WORKERS = 4
@@ -55,6 +56,7 @@ def push(
     """
     if private and not url.startswith("hf://"):
         raise InputError(f"{url}: --private is for hf:// only; who may read elsewhere is set at the store itself")
+    url = address(url)
     manifest, files = gather(path)
     remote = open_remote(url)
     present = remote.present([item.entry for item in files])
@@ -100,10 +102,13 @@ def gather(path: Path) -> tuple[Manifest, list[Outgoing]]:
                 complete=True,
                 provenance=provenance,
             )
+        unfit = f"{path}: cannot be shared under this name: use letters, digits and -_. and the suffix .h5"
+        if not is_packed(path):
+            raise InputError(unfit)
         try:
             parse_manifest(dump_manifest(manifest).encode(), str(path))
         except CacheError as error:
-            raise InputError(f"{path}: cannot be shared under this name: use letters, digits and -_.") from error
+            raise InputError(unfit) from error
         return manifest, [Outgoing(path, entry)]
     manifest = read_manifest(path)
     if not manifest.complete:

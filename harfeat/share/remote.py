@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -53,6 +54,17 @@ class Remote(Protocol):
 
     def publish(self, change: Publication, workers: int, progress: Progress, stop: threading.Event) -> None:
         """Carry out a push; raises InputError."""
+
+
+def address(url: str) -> str:
+    """One name for a place, from wherever it is named: a path, also as file://, made absolute.
+
+    Raises InputError where there is none.
+    """
+    if not url.strip():
+        raise InputError("the address is empty: name a path, s3://, gcs://, hf:// or another")
+    path = url.removeprefix("file://")
+    return url.rstrip("/") if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def open_remote(url: str) -> Remote:
