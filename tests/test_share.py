@@ -449,7 +449,10 @@ def test_a_server_that_tells_no_size_is_bounded_all_the_same(tmp_path: Path) -> 
         (["pull", ""], "the address is empty"),
     ],
 )
-def test_wrong_use_is_one_line(packed: Path, tmp_path: Path, arguments: list[str], expected: str) -> None:
+def test_wrong_use_is_one_line(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where an empty address would lead
     done = CliRunner().invoke(main, [text.format(tmp=tmp_path, cache=packed) for text in arguments])
     assert done.exit_code == 2
     assert expected in done.stderr.splitlines()[-1]

@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -147,6 +147,8 @@ def worker_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     # Ctrl-C reaches every process of the terminal; while the fork server still imports it would print a traceback.
+    # Its helper comes first, since Python lets the signal in again once that has started.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
