@@ -64,3 +64,29 @@ def test_ctrl_c_while_the_fork_server_still_imports_leaves_no_traceback(tmp_path
         [sys.executable, str(tmp_path / "early.py")], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "4 True\n", "")
+
+
+STARTING = """
+import os, signal, sys, threading
+from pathlib import Path
+from harfeat.decode.pool import prepared_clips
+from harfeat.preprocess import TransformConfig
+from harfeat.sampling import SamplingSettings
+
+if __name__ == "__main__":
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    transform = TransformConfig((8, 8), "bilinear", 1.0, "center")
+    try:
+        next(prepared_clips([Path(sys.argv[0])], SamplingSettings(), transform, 1, 60))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_ctrl_c_while_the_decoding_processes_start_leaves_no_traceback(tmp_path: Path) -> None:
+    """One that is asked for and not yet there would begin when nobody is left, and complain."""
+    (tmp_path / "starting.py").write_text(STARTING)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "starting.py")], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")

@@ -11,6 +11,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
+from harfeat.cache.interruptions import held_back
 from harfeat.decode.records import DecodeError
 from harfeat.decode.worker import Prepared, initialise, run, worker_context
 from harfeat.errors import InputError
@@ -35,7 +36,9 @@ def prepared_clips(
     remaining = iter(paths)
     try:
         for path in remaining:
-            waiting.append(pool.schedule(run, args=(str(path), sampling, transform), timeout=timeout))
+            # The first starts the processes; one that Ctrl-C left half started would begin when nobody is left.
+            with held_back():
+                waiting.append(pool.schedule(run, args=(str(path), sampling, transform), timeout=timeout))
             if len(waiting) > 2 * workers + 1:
                 yield _outcome(waiting.popleft(), timeout)
         while waiting:

@@ -13,6 +13,7 @@ import numpy as np
 from pebble import ProcessExpired, ProcessPool
 from PIL import Image
 
+from harfeat.cache.interruptions import held_back
 from harfeat.decode import DecodeError, decode_clip
 from harfeat.decode.worker import initialise, worker_context
 from harfeat.hashing import sha256_of_file
@@ -61,7 +62,8 @@ def pictures_of(
         return
     pool = ProcessPool(workers, context=worker_context(), initializer=initialise)
     try:
-        futures = [pool.schedule(draw, args=(clip, height, transform), timeout=timeout) for clip in clips]
+        with held_back():  # as in harfeat.decode.pool
+            futures = [pool.schedule(draw, args=(clip, height, transform), timeout=timeout) for clip in clips]
         for future in futures:
             yield _outcome(future, timeout)
     finally:
