@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harfeat.cache.schema import printable
+from harfeat.errors import printable
 
 OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
 

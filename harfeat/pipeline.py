@@ -126,12 +126,11 @@ def _refuse_changed(clips: Sequence[Clip], folder: WorkFolder) -> None:
 
 
 def _provenance(dataset: Dataset, model: Mapping[str, Any], settings: ExtractSettings) -> dict[str, Any]:
+    # Names only: where folders and files lie is nobody's affair who gets the cache.
+    told = {**asdict(settings), "weights": Path(settings.weights).name}
     return {
         "dataset": {"name": dataset.name, "root": dataset.root.name, "notes": list(dataset.notes)},
-        # Names only: where folders lie is nobody's affair who gets the cache.
-        "settings": {
-            key: value.name if isinstance(value, Path) else value for key, value in asdict(settings).items()
-        },
+        "settings": {key: value.name if isinstance(value, Path) else value for key, value in told.items()},
         **model,
         "versions": versions(),
         "machine": machine(),

@@ -14,7 +14,7 @@ from harfeat.cache import Cache
 from harfeat.datasets import Clip
 from harfeat.errors import InputError
 from harfeat.sampling import SamplingSettings
-from harfeat.settings import ExtractSettings, dataset_of
+from harfeat.settings import MOST_BATCH, ExtractSettings, dataset_of
 
 _HELD = ("auto", "none")
 
@@ -54,7 +54,7 @@ def settings_of(
     if precision == "auto":
         raise InputError(f"{cache.path}: its recipe states no precision: file altered")
     batch = told.get("batch")
-    if type(batch) is not int or not 1 <= batch <= 1 << 16:
+    if type(batch) is not int or not 1 <= batch <= MOST_BATCH:
         raise InputError(f"{cache.path}: provenance does not state the batch")
     chosen = weights or _text(cache, told, "weights")
     if weights is None and chosen not in _HELD:

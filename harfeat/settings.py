@@ -11,9 +11,12 @@ from harfeat.datasets import REGISTRY, Dataset, DatasetOptions, load_dataset
 from harfeat.errors import InputError
 from harfeat.sampling import SamplingSettings
 
+MOST_BATCH = 1 << 16
+"""Frames in a batch at most: they are in memory at once."""
+
 
 def _option(text: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
-    """A field with its help text and its limits: `low` (allowed), `above` (not allowed), `choices`."""
+    """A field with its help text and its limits: `low`, `high` (allowed), `above` (not allowed), `choices`."""
     return field(default=default, metadata={"help": text, **limits})
 
 
@@ -39,7 +42,7 @@ class ExtractSettings:
         "auto",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
-    batch: int = _option("Frames in a batch, filled across clips.", 32, low=1)
+    batch: int = _option("Frames in a batch, filled across clips.", 32, low=1, high=MOST_BATCH)
     workers: int = _option(
         "Decoding processes; -1: one a core; 0: none, a bad clip may then end the run.", -1, low=-1
     )
@@ -64,7 +67,7 @@ class ExtractSettings:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value, option = getattr(self, item.name), f"--{item.name.replace('_', '-')}"
-            choices, low, above = (item.metadata.get(key) for key in ("choices", "low", "above"))
+            choices, low, above, high = (item.metadata.get(key) for key in ("choices", "low", "above", "high"))
             if choices is not None and value not in choices:
                 raise InputError(f"{option} {value}: choose one of {', '.join(choices)}")
             # Written so that NaN fails too.
@@ -72,6 +75,8 @@ class ExtractSettings:
                 raise InputError(f"{option} {value}: must be at least {low}")
             if above is not None and not value > above:
                 raise InputError(f"{option} {value}: must be more than {above}")
+            if high is not None and not value <= high:
+                raise InputError(f"{option} {value}: must be at most {high}")
 
 
 def dataset_of(settings: ExtractSettings) -> Dataset:

@@ -27,7 +27,7 @@ from harfeat.cache.folder import WorkFolder, write_shard
 from harfeat.cache.manifest import Manifest, read_manifest
 from harfeat.cache.merging import merge
 from harfeat.cli import main
-from harfeat.errors import InputError
+from harfeat.errors import InputError, printable
 from harfeat.splits import fixed_split, leaking_groups
 
 RECIPE: dict[str, Any] = {"kind": "video", "sampling": {"frames": 3}}
@@ -195,6 +195,17 @@ def test_a_clip_in_two_sources_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="named twice"):
         merge([one, one], tmp_path / "m.h5")
     assert not (tmp_path / "m.h5").exists()
+
+
+def test_a_strangers_names_cannot_command_the_terminal(tmp_path: Path) -> None:
+    odd = "c\x1b]0;owned\x07\nharfeat: all well"
+    failed = replace(head(NAMES[:4]), failures=[Failure(odd, odd)])
+    one, two = packed(tmp_path / "1.h5", failed), packed(tmp_path / "2.h5", head(NAMES[4:]))
+    run = CliRunner().invoke(main, ["merge", str(one), str(two), "--out", str(tmp_path / "m.h5")])
+    assert run.exit_code == 0, run.output
+    assert "missing c\\x1b]0;owned\\x07\\nharfeat: all well" in run.output
+    assert "\x1b" not in run.output
+    assert str(InputError(f"clip {odd} stands in two")) == f"clip {printable(odd)} stands in two"
 
 
 def test_other_fingerprints_are_refused_with_the_field(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -418,6 +419,22 @@ def test_a_clip_that_can_no_longer_be_read_becomes_a_failure(root: Path, tmp_pat
     result = go(root, out)
     assert (result.clips, len(result.failures)) == (11, 1)
     assert "No such file" in result.failures[0].reason
+
+
+def test_the_provenance_tells_no_place_on_this_machine(made: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(timm.create_model(MODEL, pretrained=False).state_dict(), file)
+    go(made, tmp_path / "x.h5", weights=str(file), limit=3)
+    with open_cache(tmp_path / "x.h5") as cache:
+        told = cache.provenance["settings"]
+        assert (told["weights"], told["root"], told["out"]) == ("weights.pth", made.name, "x.h5")
+        for place in (tmp_path, made):
+            assert str(place) not in json.dumps(dict(cache.provenance))
+
+
+def test_a_batch_that_no_machine_holds_is_refused(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--batch 65537: must be at most 65536"):
+        settings(made, tmp_path / "x.h5", batch=65537)
 
 
 def test_a_data_set_without_one_good_clip_is_refused(tmp_path: Path) -> None:

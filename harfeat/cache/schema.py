@@ -40,18 +40,7 @@ DEFAULT_STREAM = "rgb"
 
 
 class CacheError(InputError):
-    """A cache file that is missing, damaged, foreign, newer than this program, or unfit for the request.
-
-    What a stranger's file calls a clip cannot break the one line, or command the terminal: see `printable`.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(printable(text))
-
-
-def printable(text: str) -> str:
-    """The text with line ends, escape codes and the like written out as Python writes them in its source."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    """A cache file that is missing, damaged, foreign, newer than this program, or unfit for the request."""
 
 
 @dataclass(frozen=True)

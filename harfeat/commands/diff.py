@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from harfeat.cache import open_cache
-from harfeat.cache.schema import printable
 from harfeat.differences import Difference, StreamDifference, differences
+from harfeat.errors import printable
 from harfeat.findings import some
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from harfeat.commands.info import describe_splits
+from harfeat.errors import printable
 from harfeat.options import options_of
 from harfeat.pipeline import extract
 from harfeat.sampling import SamplingSettings
@@ -43,11 +44,10 @@ def extract_command(test_groups: str, **fields: Any) -> None:
     click.echo(f"{result.out}: {result.clips} clips{resumed} in {result.seconds:.0f} s")
     click.echo(describe_splits(result.splits))
     for name in result.damaged:
-        click.echo(
-            f"damaged: {name}: FFmpeg met errors in it; its frames are those that FFmpeg makes of it", err=True
-        )
+        text = f"damaged: {name}: FFmpeg met errors in it; its frames are those that FFmpeg makes of it"
+        click.echo(printable(text), err=True)
     for failure in result.failures:
-        click.echo(f"failed: {failure.name}: {failure.reason}", err=True)
+        click.echo(printable(f"failed: {failure.name}: {failure.reason}"), err=True)
     if result.failures:
         known = f", {result.known} of them in an earlier run" if result.known else ""
         click.echo(f"{len(result.failures)} clips failed{known}; --retry-failed tries them again", err=True)

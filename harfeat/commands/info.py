@@ -10,8 +10,7 @@ import click
 import numpy as np
 
 from harfeat.cache import Cache, open_cache
-from harfeat.cache.schema import printable
-from harfeat.errors import InputError
+from harfeat.errors import InputError, printable
 from harfeat.info import describe
 from harfeat.splits import TEST, TRAIN, UNUSED, Split
 

@@ -8,6 +8,7 @@ import click
 
 from harfeat.cache.merging import merge
 from harfeat.commands.info import describe_splits
+from harfeat.errors import printable
 
 
 @click.command("merge")
@@ -19,8 +20,8 @@ def merge_command(sources: tuple[Path, ...], out: Path, allow_missing: bool, dro
     """Join caches of different clips: files, folders, or a folder of slices."""
     result = merge(sources, out, allow_missing, drop)
     for note in result.notes:
-        click.echo(f"note: {note}")
+        click.echo(printable(f"note: {note}"))
     click.echo(f"{out}: {result.clips} clips, content {result.content}")
     click.echo(describe_splits(result.splits))
     for failure in result.failures:
-        click.echo(f"  missing {failure.name}: {failure.reason}")
+        click.echo(printable(f"  missing {failure.name}: {failure.reason}"))

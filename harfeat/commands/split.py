@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from harfeat.commands.info import describe_splits
-from harfeat.errors import InputError
+from harfeat.errors import InputError, printable
 from harfeat.resplit import OFFICIAL, SplitChanges, resplit
 from harfeat.splits import parse_group_list
 
@@ -36,5 +36,5 @@ def split_command(source: Path, out: Path | None, in_place: bool, test_groups: s
     listed = parse_group_list(test_groups) if test_groups else ()
     result = resplit(source, out, SplitChanges(test_groups=listed, **given))
     for note in result.notes:
-        click.echo(f"note: {note}")
+        click.echo(printable(f"note: {note}"))
     click.echo(f"{out or source} written, content {result.content}\n{describe_splits(result.splits)}")
