@@ -50,7 +50,8 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "harfeat"
-            click.echo(f"harfeat: {error.format_message()} See `{command} --help`.", err=True)
+            text = " ".join(error.format_message().split())  # choices stand on lines of their own
+            click.echo(f"harfeat: {text.removesuffix('.')}. See `{command} --help`.", err=True)
             sys.exit(2)
         except InputError as error:
             click.echo(f"harfeat: {error}", err=True)

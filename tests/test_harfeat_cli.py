@@ -208,6 +208,13 @@ def test_a_missing_option_or_command_is_one_line(tmp_path: Path) -> None:
     expect_one_line(harfeat(*source, "--from", "csv"), "csv")
 
 
+def test_a_missing_option_with_choices_is_one_line() -> None:
+    run = CliRunner().invoke(main, ["extract"])
+    assert run.exit_code == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("harfeat: Missing option '--dataset'. Choose from: ucf11, hmdb51, ucf101, folder")
+
+
 def test_a_full_disk_is_one_line(made_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path) -> None:
         raise OSError(28, os.strerror(28))
