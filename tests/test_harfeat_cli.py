@@ -111,6 +111,8 @@ def test_shards_are_kept_where_out_is_a_folder_and_packed_on_request(made_folder
     assert len({entry["content"] for entry in known}) == 1
     assert known[0]["content"] in result.stdout
     expect_one_line(harfeat("pack", out, "--out", tmp_path / "packed.h5"), "exists")
+    (head,) = out.glob("head-*.h5")
+    expect_one_line(harfeat("info", head), f"name the folder {out}")
     (out / "manifest.json").unlink()
     expect_one_line(harfeat("pack", out, "--out", tmp_path / "again.h5"), "manifest.json")
 

@@ -62,8 +62,12 @@ class FileCache(Cache):
             self.failures = tuple(Failure(*row) for row in zip(names, reasons, strict=True))
             self.streams = self._file.children("streams")
             if head_only == bool(self.streams):
-                lack = "holds features, expected a head alone" if head_only else "holds no stream"
-                raise CacheError(f"{self.path}: streams {lack}: file damaged or not a complete cache")
+                if head_only:
+                    raise CacheError(f"{self.path}: streams holds features, expected a head alone: file altered")
+                raise CacheError(
+                    f"{self.path}: streams holds no stream: not a complete cache, or the head of a folder of "
+                    f"shards; then name the folder {self.path.parent}"
+                )
             self._stored = {name: self._checked_stream(name) for name in self.streams}
             self._check_digests()
         except BaseException:
