@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from harfeat.cache import Cache, open_cache
-from harvib.cells.lstm import CompactLSTM
+from harvib.cells import shape_of
 from harvib.compact import compact
 from harvib.data import Parts, load_parts
 from harvib.devices import best_device, machine
@@ -136,7 +136,7 @@ class _Stages:
         settings = self.settings
         if settings.finetune_epochs == 0:
             return small
-        if isinstance(small.recurrent, CompactLSTM) and not settings.keep_scales:
+        if not settings.keep_scales:
             small.recurrent.use_hard_scales()
         small.spec = dataclasses.replace(small.spec, dropout=settings.finetune_dropout)
         stage = Stage("finetune", 3, settings.finetune_epochs, settings.finetune_lr, True, "--finetune-lr")
@@ -152,7 +152,8 @@ class _Stages:
             "loss": {"validation": validation.loss, "test": test.loss},
             "parameters": model.parameter_counts(),
             "inputs": len(model.kept_inputs()),
-            "units": len(model.kept_units()),
+            "units": sum(map(sum, model.kept_units())),
+            "shape": [list(widths) for widths in model.kept_units()],
         }
 
     def agreement(self, masked: SequenceClassifier, small: SequenceClassifier) -> float:
@@ -194,7 +195,7 @@ class _Stages:
             state="plain",
             features=train.dim,
             inputs=len(selected),
-            hidden=settings.hidden,
+            shape=shape_of(settings.hidden, settings.layers, settings.bidirectional),
             classes=len(self.card.classes),
             readout=settings.readout,
             dropout=settings.dropout,

@@ -27,7 +27,9 @@ class TrainSettings:
 
     method: str = _option("vib", "vib: train, prune, compact, fine-tune; plain: only train", choices=METHODS)
     model: str = _option("lstm", "recurrent cell; mean: mean over time + linear", choices=tuple(CELLS))
-    hidden: int = _option(256, "hidden units of the plain model", low=1)
+    hidden: int = _option(256, "hidden units of the plain model, in each layer and direction", low=1)
+    layers: int = _option(1, "layers of cells", low=1, high=16)
+    bidirectional: bool = _option(False, "cells in both directions in each layer")
     readout: str = _option("mean", "what of the states the head reads", choices=tuple(READOUTS))
     views: bool = _option(True, "train on the cache's views, one drawn a clip and epoch, where it has some")
     standardize: bool = _option(False, "standardise features by the train part (folds away when compacted)")
@@ -55,6 +57,8 @@ class TrainSettings:
     seed: int = _option(0, "seed of initialisation, order, noise and held-out groups", low=0, high=2**32 - 1)
 
     def __post_init__(self) -> None:
+        if self.model == "mean" and (self.layers > 1 or self.bidirectional):
+            raise InputError("--model mean has no layers and no direction: leave out --layers and --bidirectional")
         for item in dataclasses.fields(self):
             value, option = getattr(self, item.name), f"--{item.name.replace('_', '-')}"
             choices, low, high = (item.metadata.get(key) for key in ("choices", "low", "high"))

@@ -90,7 +90,7 @@ def fit(
             "val_accuracy": validation.accuracy,
             "val_loss": validation.loss,
             "inputs_kept": len(model.kept_inputs()),
-            "units_kept": len(model.kept_units()),
+            "units_kept": sum(map(sum, model.kept_units())),
             "seconds": time.perf_counter() - started,
         }
         record(row)

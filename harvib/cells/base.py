@@ -18,6 +18,12 @@ class Cell(nn.Module, ABC):
     def parameter_count(self) -> int:
         """Number of parameters by the cell's formula."""
 
+    def use_hard_scales(self) -> None:
+        """Of a compact cell: put one for every factor that its masks have left in it and that is not zero.
+
+        The cell is then the plain one of torch; that changes the function, and fine-tuning repairs it.
+        """
+
 
 class PlainCell(Cell):
     """A cell as everybody knows it, with its two other forms."""
