@@ -34,19 +34,27 @@ from harvib.weights import ModelCard, load_model, save_model
 AGREEMENT = 1e-5
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """A trained plain model from elsewhere to start from; `origin` tells it from others in a run's config."""
+
+    model: SequenceClassifier
+    origin: str
+
+
 def train(
     features: Path,
     split: str,
     settings: TrainSettings,
     run_dir: Path,
-    init: Path | None = None,
+    init: Path | Given | None = None,
     device: torch.device | None = None,
     allow_missing: bool = False,
 ) -> dict[str, Any]:
     """Run all stages of `settings.method`; the report, which also stands in the run folder.
 
-    `init` names a finished run whose plain model is taken over. The same call on the same folder resumes, and
-    returns the report where the run is finished. Raises InputError and CacheError.
+    `init` is a finished run whose plain model is taken over, or a model from elsewhere. The same call on
+    the same folder resumes, and returns the report where the run is finished. Raises InputError and CacheError.
     """
     device = device or best_device()
     with open_cache(features) as cache:
@@ -102,7 +110,7 @@ class _Stages:
     card: ModelCard
     device: torch.device
 
-    def plain(self, init: Path | None, config: dict[str, Any]) -> SequenceClassifier:
+    def plain(self, init: Path | Given | None, config: dict[str, Any]) -> SequenceClassifier:
         """The trained plain model: from this folder, from `init`, or trained now."""
         path, settings = self.folder.plain, self.settings
         if path.is_file():
@@ -111,6 +119,12 @@ class _Stages:
         if init is None:
             stage = Stage("plain", 1, settings.plain_epochs, settings.lr, select_best=True, remedy="--lr")
             self._fit(model, stage, None)
+        elif isinstance(init, Given):
+            given = copy.deepcopy(init.model)
+            given.spec = dataclasses.replace(given.spec, dropout=model.spec.dropout)
+            if given.spec != model.spec:
+                raise InputError(f"{init.origin} is {given.spec}, this run asks for {model.spec}")
+            model = given.to(self.device)
         else:
             model = self._initial(init, model.spec, config)
         save_model(path, model, self.card)
@@ -231,11 +245,13 @@ class _Stages:
         return model.to(self.device)
 
 
-def _config(cache: Cache, split: str, settings: TrainSettings, parts: Parts, init: Path | None) -> dict[str, Any]:
+def _config(
+    cache: Cache, split: str, settings: TrainSettings, parts: Parts, init: Path | Given | None
+) -> dict[str, Any]:
     return {
         "settings": dataclasses.asdict(settings),
         "split": split,
-        "init": None if init is None else str(init.resolve()),
+        "init": init.origin if isinstance(init, Given) else str(init.resolve()) if init else None,
         "classes": list(cache.classes),
         "features": cache.path.name,
         "recipe": cache.recipe,
