@@ -18,20 +18,24 @@ import numpy as np
 import torch
 
 from harfeat.cache import Cache, open_cache
+from harvib.budget import Controller, land, smallest, target_of
 from harvib.cells import shape_of
 from harvib.compact import compact
 from harvib.data import Parts, load_parts
 from harvib.devices import best_device, machine
 from harvib.errors import InputError
+from harvib.maxdrop import within_drop
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
-from harvib.rundir import RunFolder, write_json
+from harvib.rundir import RunFolder, read_json, write_json
 from harvib.selection import select_inputs
 from harvib.settings import TrainSettings
 from harvib.train import Stage, fit, soft_targets
 from harvib.weights import ModelCard, load_model, save_model
 
 AGREEMENT = 1e-5
+BUDGET = "budget.json"
+"""What the search for a parameter budget found, in the run folder."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,12 +70,21 @@ def train(
         parts = load_parts(cache, split, settings.validation, settings.seed, settings.views)
         card = ModelCard(cache.classes, cache.fingerprint)
         config = _config(cache, split, settings, parts, init)
+    target_of(settings, _plain_spec(settings, parts, card))
     folder = RunFolder(run_dir)
     folder.begin(config)
     if folder.report_path.is_file():
         return folder.report()
     stages = _Stages(folder, settings, parts, card, device)
     plain = stages.plain(init, config)
+    if settings.max_drop >= 0:
+        return _within_drop(stages, plain, config)
+    return _finished(stages, plain, config)
+
+
+def _finished(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
+    """The report of a run, after all that follows its plain model."""
+    folder, settings, parts, device = stages.folder, stages.settings, stages.parts, stages.device
     report: dict[str, Any] = {"plain": stages.figures(plain)}
     final = plain
     if settings.method == "vib":
@@ -84,13 +97,15 @@ def train(
         counts = (report[state]["parameters"] for state in ("plain", "compact"))
         large, few = (count["total"] for count in counts)
         report["ratio"] = large / few
-    save_model(folder.model, final, card)
+        if (folder.path / BUDGET).is_file():
+            report["budget"] = read_json(folder.path / BUDGET) | {"reached": few}
+    save_model(folder.model, final, stages.card)
     report["confusion"] = evaluate(final, parts.test, device).confusion().tolist()
     seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "finetune")}
     report |= {"seed": settings.seed, "seconds": seconds, "versions": config["versions"]}
     report |= {
         "method": settings.method,
-        "split": split,
+        "split": config["split"],
         "device": str(device),
         "machine": machine(),
     }
@@ -98,6 +113,22 @@ def train(
     write_json(folder.report_path, report)
     folder.checkpoint.clear()
     return report
+
+
+def _within_drop(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
+    settings = stages.settings
+    accuracy = evaluate(plain, stages.parts.validation, stages.device).accuracy
+    sizes = plain.parameter_counts()["total"], smallest(plain.spec, settings.scales_stay)
+
+    def run(target: int, folder: RunFolder) -> None:
+        chosen = dataclasses.replace(settings, max_drop=-1.0, target_params=target)
+        ours = config | {"settings": dataclasses.asdict(chosen)}
+        folder.begin(ours)
+        if not folder.report_path.is_file():
+            _finished(dataclasses.replace(stages, folder=folder, settings=chosen), plain, ours)
+
+    floor = accuracy - settings.max_drop / 100
+    return within_drop(stages.folder, floor, sizes, settings.max_drop, run)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,9 +172,31 @@ class _Stages:
         torch.manual_seed(settings.seed)
         model = masked_from(plain)
         stage = Stage("vib", 2, settings.vib_epochs, settings.vib_lr, False, "--vib-lr, --mask-lr or the betas")
-        self._fit(model, stage, plain)
+        target = target_of(settings, plain.spec)
+        controller = None if target is None else Controller(target, settings.scales_stay)
+        self._fit(model, stage, plain, controller)
+        if controller is not None:
+            self._land(model, controller)
         save_model(path, model, self.card)
         return model.eval()
+
+    def _land(self, model: SequenceClassifier, controller: Controller) -> None:
+        """Bring the masks exactly to the target, and note what strength led there."""
+
+        def score(masked: SequenceClassifier) -> tuple[float, float]:
+            result = evaluate(masked, self.parts.validation, self.device)
+            return result.accuracy, -result.loss
+
+        before = {"inputs": len(model.kept_inputs()), "units": sum(map(sum, model.kept_units()))}
+        land(model, controller.target, controller.factors, score)
+        found = {
+            "target": controller.target,
+            "strength": controller.strength,
+            "beta": self.settings.beta * controller.strength,
+            "beta_input": self.settings.beta_input * controller.strength,
+            "before_landing": before,
+        }
+        write_json(self.folder.path / BUDGET, found)
 
     def finetuned(self, small: SequenceClassifier, plain: SequenceClassifier) -> SequenceClassifier:
         """The compact model, trained on."""
@@ -189,14 +242,21 @@ class _Stages:
         theirs = evaluate(small, self.parts.validation, self.device).logits
         return float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
 
-    def _fit(self, model: SequenceClassifier, stage: Stage, teacher: SequenceClassifier | None) -> None:
+    def _fit(
+        self,
+        model: SequenceClassifier,
+        stage: Stage,
+        teacher: SequenceClassifier | None,
+        controller: Controller | None = None,
+    ) -> None:
         checkpoint = self.folder.checkpoint
         position = checkpoint.position()
         self.folder.rewind(stage.name, position[1] if position and position[0] == stage.name else 0)
         targets = None
         if teacher is not None and self.settings.distill > 0:
             targets = soft_targets(teacher, self.parts, self.device)
-        fit(model, stage, self.parts, self.settings, self.device, checkpoint, self.folder.record, targets)
+        record = self.folder.record
+        fit(model, stage, self.parts, self.settings, self.device, checkpoint, record, targets, controller)
 
     def _load(self, path: Path) -> SequenceClassifier:
         return load_model(path)[0].to(self.device)
@@ -204,16 +264,7 @@ class _Stages:
     def _new_plain(self) -> SequenceClassifier:
         settings, train = self.settings, self.parts.train
         selected = select_inputs(train, settings.select_inputs)
-        spec = ModelSpec(
-            cell=settings.model,
-            state="plain",
-            features=train.dim,
-            inputs=len(selected),
-            shape=shape_of(settings.hidden, settings.layers, settings.bidirectional),
-            classes=len(self.card.classes),
-            readout=settings.readout,
-            dropout=settings.dropout,
-        )
+        spec = _plain_spec(settings, self.parts, self.card)
         torch.manual_seed(settings.seed)
         model = SequenceClassifier(spec)
         model.selection.copy_(selected)
@@ -243,6 +294,19 @@ class _Stages:
         if model.spec != spec:
             raise InputError(f"--init {init}: its plain model is {model.spec}, this run asks for {spec}")
         return model.to(self.device)
+
+
+def _plain_spec(settings: TrainSettings, parts: Parts, card: ModelCard) -> ModelSpec:
+    return ModelSpec(
+        cell=settings.model,
+        state="plain",
+        features=parts.train.dim,
+        inputs=min(settings.select_inputs or parts.train.dim, parts.train.dim),
+        shape=shape_of(settings.hidden, settings.layers, settings.bidirectional),
+        classes=len(card.classes),
+        readout=settings.readout,
+        dropout=settings.dropout,
+    )
 
 
 def _config(

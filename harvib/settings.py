@@ -39,6 +39,14 @@ class TrainSettings:
     label_smoothing: float = _option(0.0, "label smoothing of the cross entropy", low=0, high=0.5)
     beta: float = _option(3e-3, "strength of the KL of the gate masks", low=0)
     beta_input: float = _option(1e-4, "strength of the KL of the input mask", low=0)
+    target_params: int = _option(0, "parameters to end with; scales both betas to meet it; 0: off", low=0)
+    target_ratio: float = _option(0.0, "how many times fewer parameters than the plain model; 0: off", low=0)
+    max_drop: float = _option(
+        -1.0,
+        "end as small as validation accuracy may fall by so many percentage points; -1: off",
+        low=-1,
+        high=100,
+    )
     warmup: float = _option(0.3, "share of VIB training over which the KL grows to full strength", low=0, high=1)
     distill: float = _option(0.8, "weight of the plain model's soft targets after it", low=0, high=1)
     temperature: float = _option(2.0, "temperature of the soft targets", low=0.1, high=1e6)
@@ -71,3 +79,27 @@ class TrainSettings:
                 raise InputError(f"{option} {value}: must be finite")
             if high is not None and value > high:
                 raise InputError(f"{option} {value}: must be at most {high}")
+        self._check_budget()
+
+    @property
+    def scales_stay(self) -> bool:
+        """Whether the masks' factors end as parameters of the compact cell."""
+        return self.keep_scales or self.finetune_epochs == 0
+
+    def _check_budget(self) -> None:
+        if -1 < self.max_drop < 0:
+            raise InputError(f"--max-drop {self.max_drop}: must be at least 0, or -1 for none")
+        if 0 < self.target_ratio <= 1:
+            raise InputError(f"--target-ratio {self.target_ratio}: must be above 1, or 0 for none")
+        given = {
+            "--target-params": self.target_params > 0,
+            "--target-ratio": self.target_ratio > 0,
+            "--max-drop": self.max_drop >= 0,
+        }
+        budgets = [option for option, wanted in given.items() if wanted]
+        if len(budgets) > 1:
+            raise InputError(f"{budgets[0]} and {budgets[1]}: give one budget, not two")
+        if budgets and self.method != "vib":
+            raise InputError(f"{budgets[0]}: --method {self.method} prunes nothing that could meet it")
+        if budgets and self.beta == self.beta_input == 0:
+            raise InputError(f"{budgets[0]}: --beta and --beta-input are both 0, so there is nothing to scale")

@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from harvib.budget import Controller
 from harvib.checkpoint import Checkpoint
 from harvib.data import Batch, Parts
 from harvib.errors import InputError
@@ -19,6 +21,8 @@ from harvib.metrics import evaluate
 from harvib.models import SequenceClassifier
 from harvib.objectives import LossWeights, loss_terms
 from harvib.settings import TrainSettings
+
+_CONTROLLER = "controller"
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,18 @@ def fit(
     checkpoint: Checkpoint,
     record: Callable[[Row], None],
     teacher: Tensor | None = None,
+    controller: Controller | None = None,
 ) -> None:
     """Train a model in place, from its checkpoint where there is one.
 
-    `teacher` holds soft targets, (train clips, C) logits. `record` gets one row an epoch. Raises InputError
+    `teacher` holds soft targets, (train clips, C) logits. `controller` scales the betas from epoch to epoch; it
+    is taken up from the checkpoint too. `record` gets one row an epoch. Raises InputError
     where loss, gradients or logits overflow.
     """
     optimizer = _optimizer(model, stage, settings)
     first, best = checkpoint.restore(stage.name, model, optimizer)
+    if controller is not None and first:
+        controller.load(_slots(model, optimizer)[_CONTROLLER])
     steps_per_epoch = math.ceil(len(parts.train) / settings.batch)
     bar = tqdm(range(first, stage.epochs), desc=f"{stage.name:8}", initial=first, total=stage.epochs, unit="epoch")
     for epoch in bar:
@@ -74,6 +82,8 @@ def fit(
         for step, batch in enumerate(batches, epoch * steps_per_epoch):
             _set_rates(optimizer, step / (steps_per_epoch * stage.epochs))
             weights = _loss_weights(settings, step / (steps_per_epoch * stage.epochs))
+            if controller is not None:
+                weights = weights.scaled(controller.strength)
             sums.add(
                 _step(model, optimizer, batch, teacher, weights, settings.clip_norm, stage), len(batch.labels)
             )
@@ -94,6 +104,9 @@ def fit(
             "seconds": time.perf_counter() - started,
         }
         record(row)
+        if controller is not None:
+            controller.after_epoch(model, epoch + 1, stage.epochs)
+            _slots(model, optimizer)[_CONTROLLER] = controller.state()
         checkpoint.save(stage.name, epoch + 1, model, optimizer, best)
         bar.set_postfix_str(
             f"loss {row['loss']:.3f} val {validation.accuracy:.1%} "
@@ -102,6 +115,16 @@ def fit(
         )
     if best is not None:
         model.load_state_dict(best.weights)
+
+
+def _slots(model: SequenceClassifier, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's memory of the input mask's means.
+
+    The controller's two numbers lie there as one slot more, which Adam does not look at: so they are in every
+    checkpoint, and never in a model's file.
+    """
+    assert model.input_mask is not None
+    return optimizer.state[model.input_mask.mu]
 
 
 def _step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -34,6 +35,11 @@ class PlainCell(Cell):
 
     @classmethod
     @abstractmethod
+    def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
+        """Parameters of such a cell; `factors`: with those that masks leave in its compact form."""
+
+    @classmethod
+    @abstractmethod
     def compact(cls, input_size: int, hidden_size: int) -> Cell:
         """An empty compact cell of this kind, to load weights into."""
 
@@ -41,9 +47,11 @@ class PlainCell(Cell):
 class MaskedCell(Cell):
     """The same cell with VIB masks: to be trained, then compacted.
 
-    `masks` holds its VIBMasks by name; it is empty for a cell that only a mask on the input can shrink.
+    `masks` holds its VIBMasks by name; it is empty for a cell that only a mask on the input can shrink. `DECIDING`
+    names those that must all keep a unit for it to stay.
     """
 
+    DECIDING: ClassVar[tuple[str, ...]]
     masks: nn.ModuleDict
 
     @abstractmethod

@@ -47,12 +47,18 @@ class PlainGRU(PlainCell):
         return MaskedGRU(self.gru)
 
     @classmethod
+    def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
+        return parameter_count(inputs, hidden) + (2 * hidden if factors else 0)
+
+    @classmethod
     def compact(cls, input_size: int, hidden_size: int) -> CompactGRU:
         return CompactGRU(input_size, hidden_size)
 
 
 class MaskedGRU(MaskedCell):
     """The VIB-GRU: a mask of H factors on each gate."""
+
+    DECIDING = ("n",)
 
     def __init__(self, plain: nn.GRU) -> None:
         super().__init__()

@@ -44,6 +44,10 @@ class PlainRNN(PlainCell):
         return MaskedRNN(self)
 
     @classmethod
+    def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
+        return hidden * (inputs + hidden) + 2 * hidden
+
+    @classmethod
     def compact(cls, input_size: int, hidden_size: int) -> Cell:
         return cls(input_size, hidden_size)
 
@@ -56,6 +60,8 @@ class PlainReluRNN(PlainRNN):
 
 class MaskedRNN(MaskedCell):
     """The VIB-RNN: a mask of H factors on the states."""
+
+    DECIDING = (MASK,)
 
     def __init__(self, plain: PlainRNN) -> None:
         super().__init__()
