@@ -120,16 +120,16 @@ class Ranking:
         assert self._model.input_mask is not None
         keep = torch.zeros_like(self.inputs, dtype=torch.bool)
         keep[self.inputs.argsort(stable=True)[:inputs]] = True
-        _impose(self._model.input_mask, keep)
+        impose(self._model.input_mask, keep)
         if self._flat:
             return
         units, reads = self.kept(threshold)
         for cells, keeps in zip(self._cells, units, strict=True):
             for cell, stay in zip(cells, keeps, strict=True):
-                for mask in _deciding(cell):
-                    _impose(mask, stay)
+                for mask in deciding(cell):
+                    impose(mask, stay)
         for mask, stay in zip(self._between, reads, strict=True):
-            _impose(mask, stay)
+            impose(mask, stay)
 
 
 class Controller:
@@ -278,22 +278,23 @@ def _epochs_to_come(done: int, epochs: int) -> float:
     return epochs * rest / (0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _deciding(cell: MaskedCell) -> list[VIBMask]:
+def deciding(cell: MaskedCell) -> list[VIBMask]:
+    """The masks that must all keep a unit of the cell for it to stay."""
     return [mask for name in cell.DECIDING if isinstance(mask := cell.masks[name], VIBMask)]
 
 
 def _unit_scores(cell: MaskedCell) -> Tensor:
     if not cell.DECIDING:
         return torch.zeros(0)
-    return torch.stack([_finite(mask) for mask in _deciding(cell)]).amax(0)
+    return torch.stack([_finite(mask) for mask in deciding(cell)]).amax(0)
 
 
 def _finite(mask: VIBMask) -> Tensor:
     return torch.nan_to_num(mask.log_alpha().detach().cpu(), posinf=1e30, neginf=-1e30)
 
 
-def _impose(mask: VIBMask, keep: Tensor) -> None:
-    """Move the variances just across the border where the mask decides otherwise."""
+def impose(mask: VIBMask, keep: Tensor) -> None:
+    """Make a mask keep these, (size,) bool: variances move just across the border where it decides otherwise."""
     keep = keep.to(mask.mu.device)
     back = keep & ~mask.keep()
     # A mean of zero would keep nothing whatever its variance.

@@ -45,7 +45,7 @@ def within_drop(
     chosen = RunFolder(search / str(best))
     for name in (folder.masked, folder.model):
         shutil.copyfile(chosen.path / name.name, name)
-    for stage in ("vib", "finetune"):
+    for stage in ("vib", "lasso", "finetune"):
         folder.rewind(stage, 0)
     for row in chosen.rows():
         folder.record(dict(row))

@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from harfeat.cache import Cache, open_cache
+from harfeat.cache import open_cache
 from harvib.budget import Controller, land, smallest, target_of
-from harvib.cells import shape_of
 from harvib.compact import compact
 from harvib.data import Parts, load_parts
 from harvib.devices import best_device, machine
 from harvib.errors import InputError
+from harvib.lasso import GroupLasso, freeze_masks, lasso_of
 from harvib.maxdrop import within_drop
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.runconfig import Given, config_of, plain_spec
 from harvib.rundir import RunFolder, read_json, write_json
 from harvib.selection import select_inputs
 from harvib.settings import TrainSettings
@@ -36,14 +36,6 @@ from harvib.weights import ModelCard, load_model, save_model
 AGREEMENT = 1e-5
 BUDGET = "budget.json"
 """What the search for a parameter budget found, in the run folder."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Given:
-    """A trained plain model from elsewhere to start from; `origin` tells it from others in a run's config."""
-
-    model: SequenceClassifier
-    origin: str
 
 
 def train(
@@ -69,8 +61,8 @@ def train(
             )
         parts = load_parts(cache, split, settings.validation, settings.seed, settings.views)
         card = ModelCard(cache.classes, cache.fingerprint)
-        config = _config(cache, split, settings, parts, init)
-    target_of(settings, _plain_spec(settings, parts, card))
+        config = config_of(cache, split, settings, parts, init)
+    target_of(settings, plain_spec(settings, parts, card))
     folder = RunFolder(run_dir)
     folder.begin(config)
     if folder.report_path.is_file():
@@ -87,7 +79,7 @@ def _finished(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]
     folder, settings, parts, device = stages.folder, stages.settings, stages.parts, stages.device
     report: dict[str, Any] = {"plain": stages.figures(plain)}
     final = plain
-    if settings.method == "vib":
+    if settings.method != "plain":
         masked = stages.masked(plain)
         small = compact(masked)
         report["masked"] = stages.figures(masked)
@@ -101,7 +93,9 @@ def _finished(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]
             report["budget"] = read_json(folder.path / BUDGET) | {"reached": few}
     save_model(folder.model, final, stages.card)
     report["confusion"] = evaluate(final, parts.test, device).confusion().tolist()
-    seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "finetune")}
+    seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "lasso", "finetune")}
+    if not seconds["lasso"]:
+        del seconds["lasso"]
     report |= {"seed": settings.seed, "seconds": seconds, "versions": config["versions"]}
     report |= {
         "method": settings.method,
@@ -162,11 +156,32 @@ class _Stages:
         return model.eval()
 
     def masked(self, plain: SequenceClassifier) -> SequenceClassifier:
-        """The model with its masks after VIB training.
+        """The model with its masks after VIB training, group lasso, or both.
 
         Its last epoch, not its best: while the penalty grows the best is the one that is pruned the least.
         """
         path, settings = self.folder.masked, self.settings
+        if path.is_file():
+            return self._load(path)
+        lasso = lasso_of(settings)
+        if settings.method == "lasso":
+            torch.manual_seed(settings.seed)
+            model = masked_from(plain)
+            freeze_masks(model, open_all=True)
+        else:
+            model = self._after_vib(plain, lasso if settings.lasso_time == "with-vib" else None)
+        if lasso is not None and (settings.method == "lasso" or settings.lasso_time == "after-vib"):
+            freeze_masks(model)
+            stage = Stage("lasso", 4, settings.lasso_epochs, settings.lasso_lr, False, "--lasso-lr")
+            self._fit(model, stage, plain, lasso=lasso)
+            lasso.finish(model)
+        save_model(path, model, self.card)
+        return model.eval()
+
+    def _after_vib(self, plain: SequenceClassifier, lasso: GroupLasso | None) -> SequenceClassifier:
+        settings = self.settings
+        # Where a lasso stage follows, the checkpoint becomes that stage's.
+        path = self.folder.path / "last" / "vib.safetensors"
         if path.is_file():
             return self._load(path)
         torch.manual_seed(settings.seed)
@@ -174,11 +189,15 @@ class _Stages:
         stage = Stage("vib", 2, settings.vib_epochs, settings.vib_lr, False, "--vib-lr, --mask-lr or the betas")
         target = target_of(settings, plain.spec)
         controller = None if target is None else Controller(target, settings.scales_stay)
-        self._fit(model, stage, plain, controller)
+        self._fit(model, stage, plain, controller, lasso)
+        if lasso is not None:
+            lasso.finish(model)
         if controller is not None:
             self._land(model, controller)
-        save_model(path, model, self.card)
-        return model.eval()
+        if settings.lasso_time == "after-vib" and lasso_of(settings) is not None:
+            path.parent.mkdir(exist_ok=True)
+            save_model(path, model, self.card)
+        return model
 
     def _land(self, model: SequenceClassifier, controller: Controller) -> None:
         """Bring the masks exactly to the target, and note what strength led there."""
@@ -248,6 +267,7 @@ class _Stages:
         stage: Stage,
         teacher: SequenceClassifier | None,
         controller: Controller | None = None,
+        lasso: GroupLasso | None = None,
     ) -> None:
         checkpoint = self.folder.checkpoint
         position = checkpoint.position()
@@ -255,8 +275,11 @@ class _Stages:
         targets = None
         if teacher is not None and self.settings.distill > 0:
             targets = soft_targets(teacher, self.parts, self.device)
+        settings = self.settings
+        if stage.name == "lasso":
+            settings = dataclasses.replace(settings, beta=0.0, beta_input=0.0)
         record = self.folder.record
-        fit(model, stage, self.parts, self.settings, self.device, checkpoint, record, targets, controller)
+        fit(model, stage, self.parts, settings, self.device, checkpoint, record, targets, controller, lasso)
 
     def _load(self, path: Path) -> SequenceClassifier:
         return load_model(path)[0].to(self.device)
@@ -264,7 +287,7 @@ class _Stages:
     def _new_plain(self) -> SequenceClassifier:
         settings, train = self.settings, self.parts.train
         selected = select_inputs(train, settings.select_inputs)
-        spec = _plain_spec(settings, self.parts, self.card)
+        spec = plain_spec(settings, self.parts, self.card)
         torch.manual_seed(settings.seed)
         model = SequenceClassifier(spec)
         model.selection.copy_(selected)
@@ -294,34 +317,3 @@ class _Stages:
         if model.spec != spec:
             raise InputError(f"--init {init}: its plain model is {model.spec}, this run asks for {spec}")
         return model.to(self.device)
-
-
-def _plain_spec(settings: TrainSettings, parts: Parts, card: ModelCard) -> ModelSpec:
-    return ModelSpec(
-        cell=settings.model,
-        state="plain",
-        features=parts.train.dim,
-        inputs=min(settings.select_inputs or parts.train.dim, parts.train.dim),
-        shape=shape_of(settings.hidden, settings.layers, settings.bidirectional),
-        classes=len(card.classes),
-        readout=settings.readout,
-        dropout=settings.dropout,
-    )
-
-
-def _config(
-    cache: Cache, split: str, settings: TrainSettings, parts: Parts, init: Path | Given | None
-) -> dict[str, Any]:
-    return {
-        "settings": dataclasses.asdict(settings),
-        "split": split,
-        "init": init.origin if isinstance(init, Given) else str(init.resolve()) if init else None,
-        "classes": list(cache.classes),
-        "features": cache.path.name,
-        "recipe": cache.recipe,
-        "fingerprint": cache.fingerprint,
-        "split_hash": parts.split_hash,
-        "parts_hash": parts.parts_hash,
-        "views": 0 if parts.train.views is None else len(parts.train.views),
-        "versions": {"harvib": version("harfeat"), "torch": torch.__version__, "numpy": np.__version__},
-    }

@@ -17,6 +17,7 @@ from harvib.budget import Controller
 from harvib.checkpoint import Checkpoint
 from harvib.data import Batch, Parts
 from harvib.errors import InputError
+from harvib.lasso import GroupLasso
 from harvib.metrics import evaluate
 from harvib.models import SequenceClassifier
 from harvib.objectives import LossWeights, loss_terms
@@ -60,12 +61,13 @@ def fit(
     record: Callable[[Row], None],
     teacher: Tensor | None = None,
     controller: Controller | None = None,
+    lasso: GroupLasso | None = None,
 ) -> None:
     """Train a model in place, from its checkpoint where there is one.
 
     `teacher` holds soft targets, (train clips, C) logits. `controller` scales the betas from epoch to epoch; it
-    is taken up from the checkpoint too. `record` gets one row an epoch. Raises InputError
-    where loss, gradients or logits overflow.
+    is taken up from the checkpoint too. `lasso` is the group lasso to apply. `record` gets one row an epoch.
+    Raises InputError where loss, gradients or logits overflow.
     """
     optimizer = _optimizer(model, stage, settings)
     first, best = checkpoint.restore(stage.name, model, optimizer)
@@ -85,7 +87,8 @@ def fit(
             if controller is not None:
                 weights = weights.scaled(controller.strength)
             sums.add(
-                _step(model, optimizer, batch, teacher, weights, settings.clip_norm, stage), len(batch.labels)
+                _step(model, optimizer, batch, teacher, weights, settings.clip_norm, stage, lasso),
+                len(batch.labels),
             )
         validation = evaluate(model, parts.validation, device)
         if not math.isfinite(validation.loss):
@@ -135,16 +138,21 @@ def _step(
     weights: LossWeights,
     clip_norm: float,
     stage: Stage,
+    lasso: GroupLasso | None,
 ) -> dict[str, float]:
     model.train()
     logits = model(batch.features, batch.lengths)
     targets = None if teacher is None else teacher[batch.positions]
     loss, terms = loss_terms(model, logits, batch.labels, targets, weights)
+    if lasso is not None:
+        loss = loss + lasso.penalty(model)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if not torch.isfinite(nn.utils.clip_grad_norm_(model.parameters(), clip_norm)):
         raise _diverged(stage, "the gradient")
     optimizer.step()
+    if lasso is not None:
+        lasso.after_step(model, optimizer)
     accuracy = (logits.argmax(1) == batch.labels).float().mean()
     values = {"loss": loss, **terms, "train_accuracy": accuracy}
     return {name: float(value.detach()) for name, value in values.items()}

@@ -48,10 +48,11 @@ class MaskedCell(Cell):
     """The same cell with VIB masks: to be trained, then compacted.
 
     `masks` holds its VIBMasks by name; it is empty for a cell that only a mask on the input can shrink. `DECIDING`
-    names those that must all keep a unit for it to stay.
+    names those that must all keep a unit for it to stay, `OUTPUT` the one whose means multiply the states.
     """
 
     DECIDING: ClassVar[tuple[str, ...]]
+    OUTPUT: ClassVar[str]
     masks: nn.ModuleDict
 
     @abstractmethod

@@ -59,6 +59,7 @@ class MaskedGRU(MaskedCell):
     """The VIB-GRU: a mask of H factors on each gate."""
 
     DECIDING = ("n",)
+    OUTPUT = "n"
 
     def __init__(self, plain: nn.GRU) -> None:
         super().__init__()

@@ -56,6 +56,7 @@ class MaskedLSTM(MaskedCell):
     """
 
     DECIDING = ("i", "g", "o")
+    OUTPUT = "o"
 
     def __init__(self, plain: nn.LSTM) -> None:
         super().__init__()

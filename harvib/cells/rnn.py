@@ -62,6 +62,7 @@ class MaskedRNN(MaskedCell):
     """The VIB-RNN: a mask of H factors on the states."""
 
     DECIDING = (MASK,)
+    OUTPUT = MASK
 
     def __init__(self, plain: PlainRNN) -> None:
         super().__init__()
