@@ -14,6 +14,7 @@ import hashlib
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ _MODULES: dict[str, Callable[..., nn.RNNBase]] = {
 }
 _RECURRENT = re.compile(r"(|.*\.)((?:weight|bias)_(?:ih|hh|hr)_l[0-9]{1,3}(?:_reverse)?)")
 _TOLERANCE = 1e-9
+_ZIP = b"PK\x03\x04"
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, LookupError, RuntimeError)
+"""What zipfile and PyTorch raise on damaged archives; RuntimeError covers NotImplementedError."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +129,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     """All tensors of a file by name."""
     if not path.is_file():
         raise InputError(f"{path}: no such model file")
-    if zipfile.is_zipfile(path):
-        return _read_torchscript(path)
+    with path.open("rb") as stream:
+        if stream.read(len(_ZIP)) == _ZIP:
+            return _read_torchscript(path)
     try:
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("format") == "harvib":
@@ -141,8 +146,8 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             code = [archive.read(name) for name in names if "/code/" in name and name.endswith(".py")]
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable TorchScript file: {error}") from error
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
     if not any(name.endswith("/constants.pkl") for name in names):
         raise InputError(
             f"{path}: a pickle of torch.save, which may run any code when it is read: save the weights by "
@@ -155,10 +160,14 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
             # PyTorch means its own successor of the format; files of this one exist and can be read.
             warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning)
             module = torch.jit.load(str(path), map_location="cpu")
-    except RuntimeError as error:
-        first = str(error).strip().partition("\n")[0]
-        raise InputError(f"{path}: not a readable TorchScript file: {first}") from error
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
     return dict(module.state_dict())
+
+
+def _unreadable(path: Path, error: BaseException) -> InputError:
+    first = str(error).strip().partition("\n")[0]
+    return InputError(f"{path}: not a readable TorchScript file: {first}")
 
 
 def _divided(path: Path, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from caches import CLASSES, TEST_SPLIT, made_up_cache
@@ -152,6 +153,26 @@ def test_files_that_may_run_code_are_refused(tmp_path: Path) -> None:
         archive.writestr("m/constants.pkl", b"")
         archive.writestr("m/code/m.py", b"no code")
     assert "not a readable TorchScript file" in refusal(torn)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")
+def test_a_damaged_torchscript_file_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    torch.jit.script(Classifier(nn.LSTM)).save(str(path))
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    told = []
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in rng.integers(4, len(whole), 12):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_foreign(path, "last")
+        except InputError as error:
+            told.append(str(error))
+    assert len(told) > 20
+    assert not any("\n" in line for line in told)
 
 
 def test_what_is_no_such_classifier_is_refused_in_one_line(tmp_path: Path) -> None:
