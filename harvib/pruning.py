@@ -1,4 +1,4 @@
-"""A classifier from elsewhere through VIB training, compaction and fine-tuning, into a run folder."""
+"""A classifier from elsewhere, pruned (VIB, group lasso), compacted and fine-tuned into a run folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harvib.methods import Given, train
 from harvib.settings import TrainSettings
 
 IMPLIED = (
-    "method", "model", "hidden", "layers", "bidirectional", "readout", "standardize", "select_inputs",
+    "model", "hidden", "layers", "bidirectional", "readout", "standardize", "select_inputs",
     "plain_epochs", "lr",
 )  # fmt: skip
 """Settings that the model decides, or that only training a plain model needs."""
@@ -35,6 +35,8 @@ def prune(
     Of `settings` those in IMPLIED are taken from the model. Raises InputError where the model does not fit the
     cache, and CacheError.
     """
+    if settings.method == "plain":
+        raise InputError("--method plain prunes nothing: choose another")
     spec = found.classifier.spec
     with open_cache(features) as cache:
         if cache.dim() != spec.features:
@@ -43,7 +45,6 @@ def prune(
             raise InputError(f"{found.path} has {spec.classes} classes; {features} has {len(cache.classes)}")
     settings = dataclasses.replace(
         settings,
-        method="vib",
         model=spec.cell,
         hidden=found.hidden,
         layers=len(spec.shape),

@@ -252,6 +252,19 @@ def test_prune_leaves_a_run_that_started_from_the_given_model(tmp_path: Path) ->
     assert "holds a run with init = " in errors
 
 
+def test_prune_by_group_lasso_keeps_to_the_given_model(tmp_path: Path) -> None:
+    cache = made_up_cache(tmp_path / "c.h5", dim=DIM)
+    path = saved(tmp_path / "m.safetensors")
+    given = ("--model", path, "--readout=last", "--features", cache, "--run-dir", tmp_path / "run", *QUICK)
+    code, _, errors = run(*given, "--method=plain")
+    assert (code, errors.splitlines()[-1]) == (2, "harvib: --method plain prunes nothing: choose another")
+    code, _, errors = run(*given, "--method=lasso", "--lasso=0.01", "--lasso-epochs=2")
+    assert code == 0, errors
+    plain, _ = load_model(RunFolder(tmp_path / "run").plain)
+    stored = dict(plain.recurrent.named_parameters())
+    assert torch.equal(stored["layers.0.cells.0.lstm.weight_hh_l0"], load_file(path)["encoder.weight_hh_l0"])
+
+
 def test_a_model_that_does_not_fit_the_cache_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.safetensors")
     arguments = ("--model", path, "--readout=last", "--run-dir", tmp_path / "run", *QUICK, "--features")

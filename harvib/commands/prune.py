@@ -59,7 +59,7 @@ def prune(
     The recurrent part is known by torch's names of its weights, under any prefix; the cell, layers, directions and
     sizes by their shapes. It must read the cache's features as they are, batch and time apart, and its classes
     must be in the cache's order. Readout `last` is torch's h_n of the last layer (of both directions), `mean` the
-    mean of its output over the clip's steps. VIB training, exact compaction and fine-tuning follow, into a run
+    mean of its output over the clip's steps. Pruning, exact compaction and fine-tuning follow, into a run
     folder as of `harvib train`; the same command resumes.
 
     Safetensors can be read from anybody. A TorchScript file is a program: only its weights are taken and nothing
