@@ -22,14 +22,18 @@ from harvib.cells.stack import Layer
 from harvib.errors import InputError
 from harvib.masks import VIBMask
 from harvib.models import ModelSpec, SequenceClassifier
+from harvib.objectives import gate_kl, input_kl
 from harvib.settings import TrainSettings
 
 TOLERANCE = 0.05
 """A landing may stay so far, as a share, below its target."""
 
-_GAIN = 0.2
-_REACH = 3.0
-_FARTHEST = 20.0
+_GAIN = 0.6
+_REACH = 2.0
+_HORIZON = 2
+_ARRIVAL = 0.4
+_FARTHEST = 6.0
+_START = 3.0
 _SMALLEST_MU = 1e-3
 
 
@@ -136,14 +140,15 @@ class Controller:
     """Moves the factor on both betas during VIB training, by one rule after every epoch.
 
     The border of the target, the log alpha at which the ranking is cut there, must come to lie at 0, where the
-    masks cut. Its last change, carried on at the rates that are still to come, predicts where it ends: below 0
-    too much would be kept, so the factor grows; above 0 it shrinks. Nothing is drawn by chance, and validation
-    and test clips are not seen.
+    masks cut. It is led there on a straight line from where it was after the first epoch, over two fifths of the
+    stage, and held. Where its last change, carried on for two epochs, ends below the line, too much would be kept
+    and the factor grows; above it the factor shrinks. Nothing is drawn by chance; validation and test clips are
+    not seen.
     """
 
-    def __init__(self, target: int, factors: bool) -> None:
-        self.target, self.factors = target, factors
-        self.log_strength, self._previous = 0.0, math.nan
+    def __init__(self, target: int, factors: bool, log_strength: float = 0.0) -> None:
+        self.target, self.factors, self._start = target, factors, log_strength
+        self.log_strength, self._previous, self._first = log_strength, math.nan, math.nan
 
     @property
     def strength(self) -> float:
@@ -154,20 +159,36 @@ class Controller:
         """Move the factor, `done` of `epochs` epochs being over."""
         border = Ranking(model).border(self.target, self.factors)
         if not math.isnan(self._previous) and done < epochs:
-            ahead = border + (border - self._previous) * _epochs_to_come(done, epochs)
-            change = _GAIN * max(-1.0, min(1.0, -ahead / _REACH))
+            horizon = min(_HORIZON, epochs - done)
+            ahead = border + (border - self._previous) * horizon
+            wanted = self._first * max(0.0, 1 - (done + horizon) / (_ARRIVAL * epochs))
+            change = _GAIN * max(-1.0, min(1.0, (wanted - ahead) / _REACH))
             # Rounded as a checkpoint keeps it, so that a resumed run goes on with the very same number.
-            moved = max(-_FARTHEST, min(_FARTHEST, self.log_strength + change))
+            moved = self.log_strength + change
+            # Masks can only move so fast; a factor that grows meanwhile without end would crush them later.
+            moved = max(self._start - _FARTHEST, min(self._start + _FARTHEST, moved))
             self.log_strength = float(torch.tensor(moved, dtype=torch.float32))
         self._previous = float(torch.tensor(border, dtype=torch.float32))
+        if math.isnan(self._first):
+            self._first = self._previous
 
     def state(self) -> Tensor:
         """What a checkpoint keeps."""
-        return torch.tensor([self.log_strength, self._previous], dtype=torch.float32)
+        return torch.tensor([self.log_strength, self._previous, self._first], dtype=torch.float32)
 
     def load(self, state: Tensor) -> None:
         """Take up from `state`."""
-        self.log_strength, self._previous = (float(value) for value in state)
+        self.log_strength, self._previous, self._first = (float(value) for value in state)
+
+
+def gentle_start(model: SequenceClassifier, settings: TrainSettings) -> float:
+    """The log of the factor at which the penalty of the untrained masks is three nats, whatever the betas' scale.
+
+    From too strong a penalty masks do not come back: their means have died with them.
+    """
+    gates, inputs = float(gate_kl(model).detach()), float(input_kl(model).detach())
+    penalty = settings.beta * gates + settings.beta_input * inputs
+    return float(torch.tensor(math.log(_START / penalty), dtype=torch.float32)) if penalty > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -269,13 +290,6 @@ def _thresholds(ranking: Ranking) -> list[float]:
     natural = max(1, int((units < 0).sum()))
     numbers = [natural, *(round(natural * 2 ** (step / 2)) for step in range(-6, 7))]
     return list(dict.fromkeys(float(units[max(1, min(len(units), number)) - 1]) for number in numbers))
-
-
-def _epochs_to_come(done: int, epochs: int) -> float:
-    """The rates that are still to come of half a cosine, in epochs at the present rate."""
-    progress = done / epochs
-    rest = (1 - progress) / 2 - math.sin(math.pi * progress) / (2 * math.pi)
-    return epochs * rest / (0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def deciding(cell: MaskedCell) -> list[VIBMask]:

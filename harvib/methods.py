@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from harfeat.cache import open_cache
-from harvib.budget import Controller, land, smallest, target_of
+from harvib.budget import Controller, gentle_start, land, smallest, target_of
 from harvib.compact import compact
 from harvib.data import Parts, load_parts
 from harvib.devices import best_device, machine
@@ -188,7 +188,9 @@ class _Stages:
         model = masked_from(plain)
         stage = Stage("vib", 2, settings.vib_epochs, settings.vib_lr, False, "--vib-lr, --mask-lr or the betas")
         target = target_of(settings, plain.spec)
-        controller = None if target is None else Controller(target, settings.scales_stay)
+        controller = None
+        if target is not None:
+            controller = Controller(target, settings.scales_stay, gentle_start(model, settings))
         self._fit(model, stage, plain, controller, lasso)
         if lasso is not None:
             lasso.finish(model)

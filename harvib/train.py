@@ -82,7 +82,7 @@ def fit(
         sums = _Sums()
         batches = parts.train.shuffled(settings.batch, device, settings.seed, stage.number * 100_000 + epoch)
         for step, batch in enumerate(batches, epoch * steps_per_epoch):
-            _set_rates(optimizer, step / (steps_per_epoch * stage.epochs))
+            _set_rates(optimizer, step / (steps_per_epoch * stage.epochs), steered=controller is not None)
             weights = _loss_weights(settings, step / (steps_per_epoch * stage.epochs))
             if controller is not None:
                 weights = weights.scaled(controller.strength)
@@ -194,10 +194,16 @@ def _optimizer(model: SequenceClassifier, stage: Stage, settings: TrainSettings)
     return torch.optim.AdamW(groups)
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, progress: float) -> None:
-    """Half a cosine from the peak to zero over the stage."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * progress))
+def _set_rates(optimizer: torch.optim.Optimizer, progress: float, steered: bool = False) -> None:
+    """Half a cosine from the peak to zero over the stage.
+
+    Under a controller the masks keep their rate for seven tenths of the stage and then fall to zero on a straight
+    line: while their rate fades, no strength moves them, and the controller would push in vain.
+    """
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    for number, group in enumerate(optimizer.param_groups):
+        of_masks = number > 0
+        group["lr"] = group["peak"] * (min(1.0, (1 - progress) / 0.3) if steered and of_masks else cosine)
 
 
 def _loss_weights(settings: TrainSettings, progress: float) -> LossWeights:

@@ -151,6 +151,16 @@ def test_the_controller_pushes_where_too_much_is_kept_and_yields_where_too_littl
     assert (again.strength, again.state().tolist()) == (stronger.strength, stronger.state().tolist())
 
 
+def test_a_steered_run_needs_little_landing(cache: Path, tmp_path: Path) -> None:
+    """From strengths a thousand times apart the masks themselves come near the target."""
+    for name, beta in (("weak", 1e-4), ("strong", 0.1)):
+        fields = {"beta": beta, "beta_input": beta, "vib_epochs": 40, "mask_lr": 0.1, "hidden": 16, "batch": 2}
+        budget = train(cache, tmp_path / name, target_params=800, **fields)["budget"]
+        inputs, units = budget["before_landing"]["inputs"], budget["before_landing"]["units"]
+        count = 4 * units * (inputs + units + 2) + 3 * units + 3
+        assert 400 < count < 1600, budget
+
+
 @pytest.mark.parametrize("border", [3, 40, 99, 700, 5000, 70_000])
 def test_the_smallest_target_that_passes_is_found_within_a_quarter(border: int) -> None:
     found = smallest_within(lambda target: target >= border, 100_000, 3)
