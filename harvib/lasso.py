@@ -203,6 +203,7 @@ def _sums(model: SequenceClassifier, value: Value) -> Groups:
     return Groups(inputs, units)
 
 
+@torch.no_grad()
 def _scale(model: SequenceClassifier, shares: Groups) -> None:
     """Multiply every weight by the shares of all groups that it is in, in place."""
     columns = shares.inputs

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_compact import difference, masked_model
 
-from harvib import methods
+from harvib import lasso, methods
 from harvib.cells import MaskedCell
 from harvib.cells.stack import Layer
 from harvib.checkpoint import Checkpoint
@@ -171,15 +171,17 @@ def test_a_threshold_zeroes_what_is_below_it_and_nothing_else() -> None:
     assert model.kept_units() == ((8,),)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_a_proximal_step_rests_at_zero_iff_the_gradient_is_below_the_strength(scale: float) -> None:
+@pytest.mark.parametrize(("scale", "mean"), [(1e-3, 1.0), (1.0, 1.0), (1e3, 1.0), (1.0, 3.0)])
+def test_a_proximal_step_rests_at_zero_iff_the_gradient_is_below_the_strength(scale: float, mean: float) -> None:
     """A linear loss g.w (+ w^2) on the head: input k dies iff |g_k| < strength, whatever the scale of the loss."""
     model = masked_model("mean", 6, 6, 6, standardize=False)
     freeze_masks(model, open_all=True)
+    with torch.no_grad():
+        model.masks()["input"].mu.fill_(mean)
     optimizer = torch.optim.AdamW([{"params": list(model.parameters()), "lr": 1e-2, "weight_decay": 0.0}])
     sizes = torch.tensor([0.2, 0.5, 0.8, 1.25, 2.0, 5.0])
     for _ in range(1500):
-        weight = model.head.weight
+        weight = mean * model.head.weight
         loss = scale * ((weight * sizes / 2).sum() + 0.5 * weight.square().sum())
         optimizer.zero_grad()
         loss.backward()
@@ -187,8 +189,17 @@ def test_a_proximal_step_rests_at_zero_iff_the_gradient_is_below_the_strength(sc
         GroupLasso(0.0, scale).after_step(model, optimizer)
     # Four classes: the gradient of a column at zero has the norm sqrt(4) * size / 2.
     assert (squared_norms(model).inputs == 0).tolist() == [True, True, True, False, False, False]
-    alive = model.head.weight.detach().norm(dim=0)[3:]
+    alive = mean * model.head.weight.detach().norm(dim=0)[3:]
     assert alive.tolist() == pytest.approx((sizes[3:] - 1).tolist(), rel=0.03)
+
+
+def test_a_unit_that_shrinks_counts_what_it_reads_of_itself_once() -> None:
+    model = masked_model("lstm", 4, 4, 3)
+    before = cells_of(model)[0][0].weight_hh.detach().clone()
+    lasso._scale(model, lasso.Groups(torch.ones(4), [[torch.tensor([0.5, 1.0, 0.5])]]))
+    shares = (cells_of(model)[0][0].weight_hh.detach() / before).view(4, 3, 3)
+    expected = torch.tensor([[0.5, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 0.5]])
+    assert all(torch.allclose(gate, expected) for gate in shares)
 
 
 def test_a_mean_that_grows_while_weights_shrink_gains_nothing() -> None:
