@@ -16,6 +16,7 @@ import pytest
 from caches import CLASSES, TEST_SPLIT, made_up_cache
 from click.testing import CliRunner, Result
 from small_runs import QUICK
+from videos import Recipe, numbered_frame, write_video
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
@@ -182,6 +183,25 @@ def test_without_data_one_line_gives_commands_that_harfeat_takes(
 def test_a_cache_of_something_else_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     with open_cache(_cache(tmp_path / "c.h5", **changes)) as cache:
         assert words in reproduce.gap(cache, TINY)
+
+
+def test_what_harfeat_extracts_is_taken_when_it_is_whole(tmp_path: Path) -> None:
+    """Two UCF11 clips, extracted as the printed command does it, with a small model."""
+    for number in (1, 2):
+        path = tmp_path / "videos" / "biking" / "v_biking_01" / f"v_biking_01_{number:02d}.mpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recipe = Recipe("clip", ".mpg", "mpeg1video", b_frames=2, options=(("g", "12"),), container="mpeg")
+        write_video(path, [numbered_frame(number + 3 * i, 48, 64) for i in range(9)], recipe)
+    needed = replace(TABLES["ucf11"].needed, model="test_vit", dim=64, frames=4)
+    command = shlex.split(needed.commands().split(" && ")[1])[1:]
+    command[command.index("--root") + 1] = str(tmp_path / "videos")
+    command[command.index("--out") + 1] = str(tmp_path / "ucf11.h5")
+    result = CliRunner().invoke(harfeat, [*command, "--weights", "none", "--workers", "0", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    with open_cache(tmp_path / "ucf11.h5") as cache:
+        assert reproduce.gap(cache, needed) == "has 2 of 1,600 clips"
+        whole = replace(needed, clips=2, sizes={"random": (1, 1)}, slack=0)
+        assert reproduce.gap(cache, whole) == ""
 
 
 def test_a_part_of_the_data_set_is_refused(tmp_path: Path) -> None:
