@@ -99,7 +99,9 @@ class GroupLasso:
         def shares(strength: float) -> Callable[..., Tensor]:
             def share(squares: Tensor, count: Tensor, second: Tensor, scale: Tensor) -> Tensor:
                 step = rate * (scale / count) / ((second / count).sqrt() + EPSILON)
-                return (1 - strength * step / (squares + EPSILON).sqrt()).clamp_min(0)
+                # Without the epsilon of the penalty, or nothing small would ever be zero at a small rate.
+                threshold, norm = strength * step, squares.sqrt()
+                return torch.where(norm > threshold, 1 - threshold / norm, torch.zeros_like(norm))
 
             return share
 

@@ -164,7 +164,7 @@ def test_a_threshold_zeroes_what_is_below_it_and_nothing_else() -> None:
     model = masked_model("lstm", 12, 12, 8)
     freeze_masks(model, open_all=True)
     norms = squared_norms(model)
-    middle = float(norms.inputs.sqrt().median())
+    middle = float(norms.inputs.detach().sqrt().median())
     smaller = (norms.inputs.sqrt() < middle).tolist()
     GroupLasso(0.0, 1.0, middle).finish(model)
     assert (~model.masks()["input"].keep()).tolist() == smaller
@@ -191,6 +191,19 @@ def test_a_proximal_step_rests_at_zero_iff_the_gradient_is_below_the_strength(sc
     assert (squared_norms(model).inputs == 0).tolist() == [True, True, True, False, False, False]
     alive = mean * model.head.weight.detach().norm(dim=0)[3:]
     assert alive.tolist() == pytest.approx((sizes[3:] - 1).tolist(), rel=0.03)
+
+
+def test_a_proximal_step_zeroes_small_groups_at_small_rates_too() -> None:
+    """The epsilon inside the norm of the penalty must not keep them alive: rates fall to zero in every stage."""
+    model = masked_model("mean", 6, 6, 6, standardize=False)
+    freeze_masks(model, open_all=True)
+    with torch.no_grad():
+        model.head.weight.fill_(1e-6)
+    optimizer = torch.optim.AdamW([{"params": list(model.parameters()), "lr": 1e-6, "weight_decay": 0.0}])
+    (model.head.weight.sum() + model.head.bias.sum()).backward()
+    optimizer.step()
+    GroupLasso(0.0, 10.0).after_step(model, optimizer)
+    assert (model.head.weight == 0).all()
 
 
 def test_a_unit_that_shrinks_counts_what_it_reads_of_itself_once() -> None:
