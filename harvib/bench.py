@@ -64,7 +64,7 @@ def bench_run(run: Path, settings: BenchSettings) -> dict[str, Any]:
     """
     folder = RunFolder(run)
     states = {"plain": folder.plain}
-    if folder.report()["method"] == "vib":
+    if folder.report()["method"] != "plain":
         states["compact"] = folder.model
     models = {state: load_model(path)[0] for state, path in states.items()}
     with threads(settings.threads):

@@ -11,7 +11,9 @@ import click
 from harfeat.cache import CacheError
 from harvib.commands.bench import bench
 from harvib.commands.evaluate import evaluate
+from harvib.commands.prune import prune
 from harvib.commands.report import report
+from harvib.commands.sweep import sweep
 from harvib.commands.train import train
 from harvib.errors import InputError
 
@@ -51,3 +53,5 @@ main.add_command(train)
 main.add_command(evaluate)
 main.add_command(bench)
 main.add_command(report)
+main.add_command(prune)
+main.add_command(sweep)

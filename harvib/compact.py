@@ -11,7 +11,6 @@ import dataclasses
 
 import torch
 
-from harvib.cells import MaskedCell
 from harvib.errors import InputError
 from harvib.models import SequenceClassifier
 
@@ -22,20 +21,26 @@ def compact(masked: SequenceClassifier) -> SequenceClassifier:
 
     Raises InputError where a mask keeps nothing, since no model is left.
     """
-    if masked.input_mask is None or not isinstance(masked.recurrent, MaskedCell):
+    if masked.input_mask is None:
         raise TypeError("only a masked model can be compacted")
-    inputs, units = masked.kept_inputs(), masked.kept_units()
-    if not len(inputs) or not len(units):
+    inputs, shape = masked.kept_inputs(), masked.kept_units()
+    all_reads = masked.recurrent.kept_reads(inputs)
+    dead = [number for number, widths in enumerate(shape, 1) if not sum(widths)]
+    dead += [number for number, reads in enumerate(all_reads, 1) if not reads]
+    if not len(inputs) or dead:
         gone = "input feature" if not len(inputs) else "hidden unit"
+        where = f" in layer {dead[0]}" if len(inputs) and len(shape) > 1 else ""
         option = "beta-input" if not len(inputs) else "beta"
-        raise InputError(f"no {gone} is left after VIB training: the penalty is too strong, lower --{option}")
+        raise InputError(
+            f"no {gone} is left{where} after VIB training: the penalty is too strong, lower --{option}"
+        )
     # In float64: a feature whose mean is large against its spread must not lose digits in the fold too.
     scale = masked.input_mask.hard().double() * masked.input_scale.double()
     shift = -masked.input_mean.double() * scale
     result = masked.recurrent.compacted(inputs, scale, shift)
-    spec = dataclasses.replace(masked.spec, state="compact", inputs=len(inputs), hidden=len(units))
+    spec = dataclasses.replace(masked.spec, state="compact", inputs=len(inputs), shape=shape, reads=all_reads[1:])
     small = SequenceClassifier(spec).to(masked.head.weight)
-    small.recurrent = result.cell
+    small.recurrent = result.stack
     small.selection.copy_(masked.selection[inputs])
     weight = masked.head.weight.double()
     small.head.weight.copy_((weight * result.scale)[:, result.units])

@@ -10,28 +10,32 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from harfeat.cache import Cache, open_cache
-from harvib.cells.lstm import CompactLSTM
+from harfeat.cache import open_cache
+from harvib.budget import Controller, gentle_start, land, smallest, target_of
 from harvib.compact import compact
 from harvib.data import Parts, load_parts
 from harvib.devices import best_device, machine
 from harvib.errors import InputError
+from harvib.lasso import GroupLasso, freeze_masks, lasso_of
+from harvib.maxdrop import within_drop
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
-from harvib.rundir import RunFolder, write_json
+from harvib.runconfig import Given, config_of, plain_spec
+from harvib.rundir import RunFolder, read_json, write_json
 from harvib.selection import select_inputs
 from harvib.settings import TrainSettings
 from harvib.train import Stage, fit, soft_targets
 from harvib.weights import ModelCard, load_model, save_model
 
 AGREEMENT = 1e-5
+BUDGET = "budget.json"
+"""What the search for a parameter budget found, in the run folder."""
 
 
 def train(
@@ -39,14 +43,14 @@ def train(
     split: str,
     settings: TrainSettings,
     run_dir: Path,
-    init: Path | None = None,
+    init: Path | Given | None = None,
     device: torch.device | None = None,
     allow_missing: bool = False,
 ) -> dict[str, Any]:
     """Run all stages of `settings.method`; the report, which also stands in the run folder.
 
-    `init` names a finished run whose plain model is taken over. The same call on the same folder resumes, and
-    returns the report where the run is finished. Raises InputError and CacheError.
+    `init` is a finished run whose plain model is taken over, or a model from elsewhere. The same call on
+    the same folder resumes, and returns the report where the run is finished. Raises InputError and CacheError.
     """
     device = device or best_device()
     with open_cache(features) as cache:
@@ -57,16 +61,25 @@ def train(
             )
         parts = load_parts(cache, split, settings.validation, settings.seed, settings.views)
         card = ModelCard(cache.classes, cache.fingerprint)
-        config = _config(cache, split, settings, parts, init)
+        config = config_of(cache, split, settings, parts, init)
+    target_of(settings, plain_spec(settings, parts, card))
     folder = RunFolder(run_dir)
     folder.begin(config)
     if folder.report_path.is_file():
         return folder.report()
     stages = _Stages(folder, settings, parts, card, device)
     plain = stages.plain(init, config)
+    if settings.max_drop >= 0:
+        return _within_drop(stages, plain, config)
+    return _finished(stages, plain, config)
+
+
+def _finished(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
+    """The report of a run, after all that follows its plain model."""
+    folder, settings, parts, device = stages.folder, stages.settings, stages.parts, stages.device
     report: dict[str, Any] = {"plain": stages.figures(plain)}
     final = plain
-    if settings.method == "vib":
+    if settings.method != "plain":
         masked = stages.masked(plain)
         small = compact(masked)
         report["masked"] = stages.figures(masked)
@@ -76,13 +89,17 @@ def train(
         counts = (report[state]["parameters"] for state in ("plain", "compact"))
         large, few = (count["total"] for count in counts)
         report["ratio"] = large / few
-    save_model(folder.model, final, card)
+        if (folder.path / BUDGET).is_file():
+            report["budget"] = read_json(folder.path / BUDGET) | {"reached": few}
+    save_model(folder.model, final, stages.card)
     report["confusion"] = evaluate(final, parts.test, device).confusion().tolist()
-    seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "finetune")}
+    seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "lasso", "finetune")}
+    if not seconds["lasso"]:
+        del seconds["lasso"]
     report |= {"seed": settings.seed, "seconds": seconds, "versions": config["versions"]}
     report |= {
         "method": settings.method,
-        "split": split,
+        "split": config["split"],
         "device": str(device),
         "machine": machine(),
     }
@@ -90,6 +107,22 @@ def train(
     write_json(folder.report_path, report)
     folder.checkpoint.clear()
     return report
+
+
+def _within_drop(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
+    settings = stages.settings
+    accuracy = evaluate(plain, stages.parts.validation, stages.device).accuracy
+    sizes = plain.parameter_counts()["total"], smallest(plain.spec, settings.scales_stay)
+
+    def run(target: int, folder: RunFolder) -> None:
+        chosen = dataclasses.replace(settings, max_drop=-1.0, target_params=target)
+        ours = config | {"settings": dataclasses.asdict(chosen)}
+        folder.begin(ours)
+        if not folder.report_path.is_file():
+            _finished(dataclasses.replace(stages, folder=folder, settings=chosen), plain, ours)
+
+    floor = accuracy - settings.max_drop / 100
+    return within_drop(stages.folder, floor, sizes, settings.max_drop, run)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +135,7 @@ class _Stages:
     card: ModelCard
     device: torch.device
 
-    def plain(self, init: Path | None, config: dict[str, Any]) -> SequenceClassifier:
+    def plain(self, init: Path | Given | None, config: dict[str, Any]) -> SequenceClassifier:
         """The trained plain model: from this folder, from `init`, or trained now."""
         path, settings = self.folder.plain, self.settings
         if path.is_file():
@@ -111,32 +144,87 @@ class _Stages:
         if init is None:
             stage = Stage("plain", 1, settings.plain_epochs, settings.lr, select_best=True, remedy="--lr")
             self._fit(model, stage, None)
+        elif isinstance(init, Given):
+            given = copy.deepcopy(init.model)
+            given.spec = dataclasses.replace(given.spec, dropout=model.spec.dropout)
+            if given.spec != model.spec:
+                raise InputError(f"{init.origin} is {given.spec}, this run asks for {model.spec}")
+            model = given.to(self.device)
         else:
             model = self._initial(init, model.spec, config)
         save_model(path, model, self.card)
         return model.eval()
 
     def masked(self, plain: SequenceClassifier) -> SequenceClassifier:
-        """The model with its masks after VIB training.
+        """The model with its masks after VIB training, group lasso, or both.
 
         Its last epoch, not its best: while the penalty grows the best is the one that is pruned the least.
         """
         path, settings = self.folder.masked, self.settings
         if path.is_file():
             return self._load(path)
+        lasso = lasso_of(settings)
+        if settings.method == "lasso":
+            torch.manual_seed(settings.seed)
+            model = masked_from(plain)
+            freeze_masks(model, open_all=True)
+        else:
+            model = self._after_vib(plain, lasso if settings.lasso_time == "with-vib" else None)
+        if lasso is not None and (settings.method == "lasso" or settings.lasso_time == "after-vib"):
+            freeze_masks(model)
+            stage = Stage("lasso", 4, settings.lasso_epochs, settings.lasso_lr, False, "--lasso-lr")
+            self._fit(model, stage, plain, lasso=lasso)
+            lasso.finish(model)
+        save_model(path, model, self.card)
+        return model.eval()
+
+    def _after_vib(self, plain: SequenceClassifier, lasso: GroupLasso | None) -> SequenceClassifier:
+        settings = self.settings
+        # Where a lasso stage follows, the checkpoint becomes that stage's.
+        path = self.folder.path / "last" / "vib.safetensors"
+        if path.is_file():
+            return self._load(path)
         torch.manual_seed(settings.seed)
         model = masked_from(plain)
         stage = Stage("vib", 2, settings.vib_epochs, settings.vib_lr, False, "--vib-lr, --mask-lr or the betas")
-        self._fit(model, stage, plain)
-        save_model(path, model, self.card)
-        return model.eval()
+        target = target_of(settings, plain.spec)
+        controller = None
+        if target is not None:
+            controller = Controller(target, settings.scales_stay, gentle_start(model, settings))
+        self._fit(model, stage, plain, controller, lasso)
+        if lasso is not None:
+            lasso.finish(model)
+        if controller is not None:
+            self._land(model, controller)
+        if settings.lasso_time == "after-vib" and lasso_of(settings) is not None:
+            path.parent.mkdir(exist_ok=True)
+            save_model(path, model, self.card)
+        return model
+
+    def _land(self, model: SequenceClassifier, controller: Controller) -> None:
+        """Bring the masks exactly to the target, and note what strength led there."""
+
+        def score(masked: SequenceClassifier) -> tuple[float, float]:
+            result = evaluate(masked, self.parts.validation, self.device)
+            return result.accuracy, -result.loss
+
+        before = {"inputs": len(model.kept_inputs()), "units": sum(map(sum, model.kept_units()))}
+        land(model, controller.target, controller.factors, score)
+        found = {
+            "target": controller.target,
+            "strength": controller.strength,
+            "beta": self.settings.beta * controller.strength,
+            "beta_input": self.settings.beta_input * controller.strength,
+            "before_landing": before,
+        }
+        write_json(self.folder.path / BUDGET, found)
 
     def finetuned(self, small: SequenceClassifier, plain: SequenceClassifier) -> SequenceClassifier:
         """The compact model, trained on."""
         settings = self.settings
         if settings.finetune_epochs == 0:
             return small
-        if isinstance(small.recurrent, CompactLSTM) and not settings.keep_scales:
+        if not settings.keep_scales:
             small.recurrent.use_hard_scales()
         small.spec = dataclasses.replace(small.spec, dropout=settings.finetune_dropout)
         stage = Stage("finetune", 3, settings.finetune_epochs, settings.finetune_lr, True, "--finetune-lr")
@@ -152,7 +240,8 @@ class _Stages:
             "loss": {"validation": validation.loss, "test": test.loss},
             "parameters": model.parameter_counts(),
             "inputs": len(model.kept_inputs()),
-            "units": len(model.kept_units()),
+            "units": sum(map(sum, model.kept_units())),
+            "shape": [list(widths) for widths in model.kept_units()],
         }
 
     def agreement(self, masked: SequenceClassifier, small: SequenceClassifier) -> float:
@@ -174,14 +263,25 @@ class _Stages:
         theirs = evaluate(small, self.parts.validation, self.device).logits
         return float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
 
-    def _fit(self, model: SequenceClassifier, stage: Stage, teacher: SequenceClassifier | None) -> None:
+    def _fit(
+        self,
+        model: SequenceClassifier,
+        stage: Stage,
+        teacher: SequenceClassifier | None,
+        controller: Controller | None = None,
+        lasso: GroupLasso | None = None,
+    ) -> None:
         checkpoint = self.folder.checkpoint
         position = checkpoint.position()
         self.folder.rewind(stage.name, position[1] if position and position[0] == stage.name else 0)
         targets = None
         if teacher is not None and self.settings.distill > 0:
             targets = soft_targets(teacher, self.parts, self.device)
-        fit(model, stage, self.parts, self.settings, self.device, checkpoint, self.folder.record, targets)
+        settings = self.settings
+        if stage.name == "lasso":
+            settings = dataclasses.replace(settings, beta=0.0, beta_input=0.0)
+        record = self.folder.record
+        fit(model, stage, self.parts, settings, self.device, checkpoint, record, targets, controller, lasso)
 
     def _load(self, path: Path) -> SequenceClassifier:
         return load_model(path)[0].to(self.device)
@@ -189,16 +289,7 @@ class _Stages:
     def _new_plain(self) -> SequenceClassifier:
         settings, train = self.settings, self.parts.train
         selected = select_inputs(train, settings.select_inputs)
-        spec = ModelSpec(
-            cell=settings.model,
-            state="plain",
-            features=train.dim,
-            inputs=len(selected),
-            hidden=settings.hidden,
-            classes=len(self.card.classes),
-            readout=settings.readout,
-            dropout=settings.dropout,
-        )
+        spec = plain_spec(settings, self.parts, self.card)
         torch.manual_seed(settings.seed)
         model = SequenceClassifier(spec)
         model.selection.copy_(selected)
@@ -228,19 +319,3 @@ class _Stages:
         if model.spec != spec:
             raise InputError(f"--init {init}: its plain model is {model.spec}, this run asks for {spec}")
         return model.to(self.device)
-
-
-def _config(cache: Cache, split: str, settings: TrainSettings, parts: Parts, init: Path | None) -> dict[str, Any]:
-    return {
-        "settings": dataclasses.asdict(settings),
-        "split": split,
-        "init": None if init is None else str(init.resolve()),
-        "classes": list(cache.classes),
-        "features": cache.path.name,
-        "recipe": cache.recipe,
-        "fingerprint": cache.fingerprint,
-        "split_hash": parts.split_hash,
-        "parts_hash": parts.parts_hash,
-        "views": 0 if parts.train.views is None else len(parts.train.views),
-        "versions": {"harvib": version("harfeat"), "torch": torch.__version__, "numpy": np.__version__},
-    }

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from harvib.cells import CELLS, Cell, MaskedCell, PlainCell
+from harvib.cells import CELLS, Shape, Stack
 from harvib.masks import VIBMask
 from harvib.readout import READOUTS
 
@@ -19,21 +19,36 @@ State = Literal["plain", "masked", "compact"]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model is, weights apart. `features` D are what a clip has, `inputs` K of them are read."""
+    """What a model is, weights apart.
+
+    `features` D are what a clip has, `inputs` K of them are read; `shape` holds the hidden units by layer and
+    direction; `reads`, of a compact model, how many states of the layer below each further layer reads.
+    """
 
     cell: str
     state: State
     features: int
     inputs: int
-    hidden: int
+    shape: Shape
     classes: int
     readout: str = "mean"
     dropout: float = 0.0
+    reads: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         known = self.cell in CELLS and self.state in get_args(State) and self.readout in READOUTS
-        sizes = (self.features, self.inputs, self.hidden, self.classes)
-        if not known or not all(type(size) is int and size > 0 for size in sizes):
+        sizes = (self.features, self.inputs, self.classes, *map(sum, self.shape), *self.reads)
+        widths = [width for layer in self.shape for width in layer]
+        if not known or not self.shape or not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"no such model: {self}")
+        if not all(0 < len(layer) < 3 for layer in self.shape) or not all(width >= 0 for width in widths):
+            raise ValueError(f"no such model: {self}")
+        if self.state != "compact" and 0 in widths:
+            raise ValueError(f"no such model: {self}")
+        below = zip(self.reads, self.shape, strict=False)
+        if len(self.reads) != (len(self.shape) - 1 if self.state == "compact" else 0) or any(
+            count > sum(layer) for count, layer in below
+        ):
             raise ValueError(f"no such model: {self}")
         if self.inputs > self.features or not 0 <= self.dropout < 1:
             raise ValueError(f"no such model: {self}")
@@ -45,7 +60,11 @@ class ModelSpec:
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
         """From `to_json`; ValueError or TypeError where the text is something else."""
-        return cls(**json.loads(text))
+        fields = json.loads(text)
+        if not isinstance(fields, dict) or not {"shape", "reads"} <= fields.keys():
+            raise ValueError("a spec needs a shape and reads")
+        shape = tuple(tuple(layer) for layer in fields["shape"])
+        return cls(**{**fields, "shape": shape, "reads": tuple(fields["reads"])})
 
 
 class SequenceClassifier(nn.Module):
@@ -69,7 +88,7 @@ class SequenceClassifier(nn.Module):
             self.register_buffer("input_mean", torch.zeros(spec.inputs))
             self.register_buffer("input_scale", torch.ones(spec.inputs))
         self.input_mask = VIBMask(spec.inputs) if spec.state == "masked" else None
-        self.recurrent = _cell(spec)
+        self.recurrent = _stack(spec)
         self.head = nn.Linear(self.recurrent.hidden_size, spec.classes)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -82,7 +101,8 @@ class SequenceClassifier(nn.Module):
             x = torch.addcmul((-self.input_mean * factor)[:, None], x, factor[:, None])
         elif self.training:
             x = x * factor[:, None]
-        return self.head(READOUTS[self.spec.readout](self.recurrent(x), lengths))
+        states = self.recurrent(x, lengths)
+        return self.head(READOUTS[self.spec.readout](states, lengths, self.recurrent.backward_size))
 
     def _input_factor(self, batch: int) -> Tensor:
         """What each input is multiplied by at all steps of a clip: scale, dropout and mask, (B, K) or (1, K)."""
@@ -107,10 +127,7 @@ class SequenceClassifier(nn.Module):
 
     def masks(self) -> dict[str, VIBMask]:
         """The VIB masks: `input`, and the cell's by their names; empty for plain and compact models."""
-        found = {} if self.input_mask is None else {"input": self.input_mask}
-        if isinstance(self.recurrent, MaskedCell):
-            found |= {name: mask for name, mask in self.recurrent.masks.items() if isinstance(mask, VIBMask)}
-        return found
+        return ({} if self.input_mask is None else {"input": self.input_mask}) | self.recurrent.masks()
 
     def kept_inputs(self) -> Tensor:
         """Positions in `selection` of the inputs that the model still reads, ascending."""
@@ -118,11 +135,9 @@ class SequenceClassifier(nn.Module):
             return torch.arange(self.spec.inputs, device=self.selection.device)
         return self.input_mask.hard().nonzero().squeeze(1)
 
-    def kept_units(self) -> Tensor:
-        """Indices of the hidden units that are alive, ascending."""
-        if isinstance(self.recurrent, MaskedCell):
-            return self.recurrent.kept_units(self.kept_inputs())
-        return torch.arange(self.recurrent.hidden_size, device=self.selection.device)
+    def kept_units(self) -> Shape:
+        """How many hidden units are alive, by layer and direction."""
+        return self.recurrent.kept_units(self.kept_inputs())
 
     def parameter_counts(self) -> dict[str, int]:
         """Exact counts of parameters: recurrent, head, total; masks and standardisation are not among them."""
@@ -131,11 +146,11 @@ class SequenceClassifier(nn.Module):
         return {"recurrent": recurrent, "head": head, "total": recurrent + head}
 
 
-def _cell(spec: ModelSpec) -> Cell:
+def _stack(spec: ModelSpec) -> Stack:
     kind = CELLS[spec.cell]
     if spec.state == "compact":
-        return kind.compact(spec.inputs, spec.hidden)
-    plain = kind(spec.inputs, spec.hidden)
+        return Stack.compact(kind, spec.inputs, spec.shape, spec.reads)
+    plain = Stack.plain(kind, spec.inputs, spec.shape)
     return plain.masked() if spec.state == "masked" else plain
 
 
@@ -143,7 +158,6 @@ def masked_from(plain: SequenceClassifier) -> SequenceClassifier:
     """A masked model that starts from a plain one's weights."""
     spec = dataclasses.replace(plain.spec, state="masked")
     masked = SequenceClassifier(spec)
-    assert isinstance(plain.recurrent, PlainCell)
     masked.recurrent = plain.recurrent.masked()
     masked.head.load_state_dict(plain.head.state_dict())
     masked.selection.copy_(plain.selection)

@@ -6,7 +6,7 @@ distillation the soft targets of Hinton et al., 2015.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ class LossWeights:
     distill: float = 0.0
     temperature: float = 1.0
     label_smoothing: float = 0.0
+
+    def scaled(self, strength: float) -> LossWeights:
+        """Both betas times `strength`."""
+        return replace(self, beta=self.beta * strength, beta_input=self.beta_input * strength)
 
 
 def gate_kl(model: SequenceClassifier) -> Tensor:

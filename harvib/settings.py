@@ -10,7 +10,8 @@ from harvib.cells import CELLS
 from harvib.errors import InputError
 from harvib.readout import READOUTS
 
-METHODS = ("vib", "plain")
+METHODS = ("vib", "lasso", "plain")
+LASSO_TIMES = ("with-vib", "after-vib")
 
 
 def _option(default: Any, text: str, **limits: Any) -> Any:
@@ -25,9 +26,15 @@ class TrainSettings:
     Losses: cross entropy in nats per clip; betas multiply the masks' KL in nats. Rates are Adam's.
     """
 
-    method: str = _option("vib", "vib: train, prune, compact, fine-tune; plain: only train", choices=METHODS)
+    method: str = _option(
+        "vib",
+        "vib: train, prune, compact, fine-tune; lasso: the same by group lasso alone; plain: only train",
+        choices=METHODS,
+    )
     model: str = _option("lstm", "recurrent cell; mean: mean over time + linear", choices=tuple(CELLS))
-    hidden: int = _option(256, "hidden units of the plain model", low=1)
+    hidden: int = _option(256, "hidden units of the plain model, in each layer and direction", low=1)
+    layers: int = _option(1, "layers of cells", low=1, high=16)
+    bidirectional: bool = _option(False, "cells in both directions in each layer")
     readout: str = _option("mean", "what of the states the head reads", choices=tuple(READOUTS))
     views: bool = _option(True, "train on the cache's views, one drawn a clip and epoch, where it has some")
     standardize: bool = _option(False, "standardise features by the train part (folds away when compacted)")
@@ -37,6 +44,22 @@ class TrainSettings:
     label_smoothing: float = _option(0.0, "label smoothing of the cross entropy", low=0, high=0.5)
     beta: float = _option(3e-3, "strength of the KL of the gate masks", low=0)
     beta_input: float = _option(1e-4, "strength of the KL of the input mask", low=0)
+    lasso: float = _option(0.0, "strength of the group lasso over hidden units; 0: off", low=0)
+    lasso_input: float = _option(0.0, "strength of the group lasso over inputs; 0: off", low=0)
+    lasso_threshold: float = _option(
+        0.0, "zero groups with a norm below it, the penalty in the loss; 0: zero them by proximal steps", low=0
+    )
+    lasso_time: str = _option("with-vib", "group lasso of --method vib: at once, or after it", choices=LASSO_TIMES)
+    lasso_epochs: int = _option(30, "epochs of the group lasso where it has a stage of its own", low=1)
+    lasso_lr: float = _option(1e-3, "learning rate of that stage", low=0, high=1e6)
+    target_params: int = _option(0, "parameters to end with; scales both betas to meet it; 0: off", low=0)
+    target_ratio: float = _option(0.0, "how many times fewer parameters than the plain model; 0: off", low=0)
+    max_drop: float = _option(
+        -1.0,
+        "end as small as validation accuracy may fall by so many percentage points; -1: off",
+        low=-1,
+        high=100,
+    )
     warmup: float = _option(0.3, "share of VIB training over which the KL grows to full strength", low=0, high=1)
     distill: float = _option(0.8, "weight of the plain model's soft targets after it", low=0, high=1)
     temperature: float = _option(2.0, "temperature of the soft targets", low=0.1, high=1e6)
@@ -55,6 +78,8 @@ class TrainSettings:
     seed: int = _option(0, "seed of initialisation, order, noise and held-out groups", low=0, high=2**32 - 1)
 
     def __post_init__(self) -> None:
+        if self.model == "mean" and (self.layers > 1 or self.bidirectional):
+            raise InputError("--model mean has no layers and no direction: leave out --layers and --bidirectional")
         for item in dataclasses.fields(self):
             value, option = getattr(self, item.name), f"--{item.name.replace('_', '-')}"
             choices, low, high = (item.metadata.get(key) for key in ("choices", "low", "high"))
@@ -67,3 +92,41 @@ class TrainSettings:
                 raise InputError(f"{option} {value}: must be finite")
             if high is not None and value > high:
                 raise InputError(f"{option} {value}: must be at most {high}")
+        self._check_lasso()
+        self._check_budget()
+
+    @property
+    def scales_stay(self) -> bool:
+        """Whether the masks' factors end as parameters of the compact cell."""
+        return self.keep_scales or self.finetune_epochs == 0
+
+    def _check_lasso(self) -> None:
+        wanted = self.lasso > 0 or self.lasso_input > 0
+        if self.method == "plain" and wanted:
+            raise InputError("--lasso and --lasso-input: --method plain prunes nothing; say vib or lasso")
+        if self.method == "lasso" and not wanted:
+            raise InputError("--method lasso: --lasso and --lasso-input are both 0, so nothing is pruned")
+        if self.model == "mean" and self.lasso > 0:
+            raise InputError("--lasso: --model mean has no hidden units; say --lasso-input")
+        if self.lasso_threshold > 0 and not wanted:
+            raise InputError("--lasso-threshold: --lasso and --lasso-input are both 0")
+
+    def _check_budget(self) -> None:
+        if -1 < self.max_drop < 0:
+            raise InputError(f"--max-drop {self.max_drop}: must be at least 0, or -1 for none")
+        if 0 < self.target_ratio <= 1:
+            raise InputError(f"--target-ratio {self.target_ratio}: must be above 1, or 0 for none")
+        given = {
+            "--target-params": self.target_params > 0,
+            "--target-ratio": self.target_ratio > 0,
+            "--max-drop": self.max_drop >= 0,
+        }
+        budgets = [option for option, wanted in given.items() if wanted]
+        if len(budgets) > 1:
+            raise InputError(f"{budgets[0]} and {budgets[1]}: give one budget, not two")
+        if budgets and self.method != "vib":
+            raise InputError(f"{budgets[0]}: --method {self.method} prunes nothing that could meet it")
+        if budgets and (self.lasso > 0 or self.lasso_input > 0) and self.lasso_time == "after-vib":
+            raise InputError(f"{budgets[0]}: a group lasso after VIB would undo it; say --lasso-time with-vib")
+        if budgets and self.beta == self.beta_input == 0:
+            raise InputError(f"{budgets[0]}: --beta and --beta-input are both 0, so there is nothing to scale")

@@ -6,19 +6,24 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from harvib.budget import Controller
 from harvib.checkpoint import Checkpoint
 from harvib.data import Batch, Parts
 from harvib.errors import InputError
+from harvib.lasso import GroupLasso
 from harvib.metrics import evaluate
 from harvib.models import SequenceClassifier
 from harvib.objectives import LossWeights, loss_terms
 from harvib.settings import TrainSettings
+
+_CONTROLLER = "controller"
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,19 @@ def fit(
     checkpoint: Checkpoint,
     record: Callable[[Row], None],
     teacher: Tensor | None = None,
+    controller: Controller | None = None,
+    lasso: GroupLasso | None = None,
 ) -> None:
     """Train a model in place, from its checkpoint where there is one.
 
-    `teacher` holds soft targets, (train clips, C) logits. `record` gets one row an epoch. Raises InputError
-    where loss, gradients or logits overflow.
+    `teacher` holds soft targets, (train clips, C) logits. `controller` scales the betas from epoch to epoch; it
+    is taken up from the checkpoint too. `lasso` is the group lasso to apply. `record` gets one row an epoch.
+    Raises InputError where loss, gradients or logits overflow.
     """
     optimizer = _optimizer(model, stage, settings)
     first, best = checkpoint.restore(stage.name, model, optimizer)
+    if controller is not None and first:
+        controller.load(_slots(model, optimizer)[_CONTROLLER])
     steps_per_epoch = math.ceil(len(parts.train) / settings.batch)
     bar = tqdm(range(first, stage.epochs), desc=f"{stage.name:8}", initial=first, total=stage.epochs, unit="epoch")
     for epoch in bar:
@@ -72,10 +82,13 @@ def fit(
         sums = _Sums()
         batches = parts.train.shuffled(settings.batch, device, settings.seed, stage.number * 100_000 + epoch)
         for step, batch in enumerate(batches, epoch * steps_per_epoch):
-            _set_rates(optimizer, step / (steps_per_epoch * stage.epochs))
+            _set_rates(optimizer, step / (steps_per_epoch * stage.epochs), steered=controller is not None)
             weights = _loss_weights(settings, step / (steps_per_epoch * stage.epochs))
+            if controller is not None:
+                weights = weights.scaled(controller.strength)
             sums.add(
-                _step(model, optimizer, batch, teacher, weights, settings.clip_norm, stage), len(batch.labels)
+                _step(model, optimizer, batch, teacher, weights, settings.clip_norm, stage, lasso),
+                len(batch.labels),
             )
         validation = evaluate(model, parts.validation, device)
         if not math.isfinite(validation.loss):
@@ -90,10 +103,13 @@ def fit(
             "val_accuracy": validation.accuracy,
             "val_loss": validation.loss,
             "inputs_kept": len(model.kept_inputs()),
-            "units_kept": len(model.kept_units()),
+            "units_kept": sum(map(sum, model.kept_units())),
             "seconds": time.perf_counter() - started,
         }
         record(row)
+        if controller is not None:
+            controller.after_epoch(model, epoch + 1, stage.epochs)
+            _slots(model, optimizer)[_CONTROLLER] = controller.state()
         checkpoint.save(stage.name, epoch + 1, model, optimizer, best)
         bar.set_postfix_str(
             f"loss {row['loss']:.3f} val {validation.accuracy:.1%} "
@@ -104,6 +120,16 @@ def fit(
         model.load_state_dict(best.weights)
 
 
+def _slots(model: SequenceClassifier, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's memory of the input mask's means.
+
+    The controller's two numbers lie there as one slot more, which Adam does not look at: so they are in every
+    checkpoint, and never in a model's file.
+    """
+    assert model.input_mask is not None
+    return optimizer.state[model.input_mask.mu]
+
+
 def _step(
     model: SequenceClassifier,
     optimizer: torch.optim.Optimizer,
@@ -112,16 +138,21 @@ def _step(
     weights: LossWeights,
     clip_norm: float,
     stage: Stage,
+    lasso: GroupLasso | None,
 ) -> dict[str, float]:
     model.train()
     logits = model(batch.features, batch.lengths)
     targets = None if teacher is None else teacher[batch.positions]
     loss, terms = loss_terms(model, logits, batch.labels, targets, weights)
+    if lasso is not None:
+        loss = loss + lasso.penalty(model)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if not torch.isfinite(nn.utils.clip_grad_norm_(model.parameters(), clip_norm)):
         raise _diverged(stage, "the gradient")
     optimizer.step()
+    if lasso is not None:
+        lasso.after_step(model, optimizer)
     accuracy = (logits.argmax(1) == batch.labels).float().mean()
     values = {"loss": loss, **terms, "train_accuracy": accuracy}
     return {name: float(value.detach()) for name, value in values.items()}
@@ -163,10 +194,16 @@ def _optimizer(model: SequenceClassifier, stage: Stage, settings: TrainSettings)
     return torch.optim.AdamW(groups)
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, progress: float) -> None:
-    """Half a cosine from the peak to zero over the stage."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * progress))
+def _set_rates(optimizer: torch.optim.Optimizer, progress: float, steered: bool = False) -> None:
+    """Half a cosine from the peak to zero over the stage.
+
+    Under a controller the masks keep their rate for seven tenths of the stage and then fall to zero on a straight
+    line: while their rate fades, no strength moves them, and the controller would push in vain.
+    """
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    for number, group in enumerate(optimizer.param_groups):
+        of_masks = number > 0
+        group["lr"] = group["peak"] * (min(1.0, (1 - progress) / 0.3) if steered and of_masks else cosine)
 
 
 def _loss_weights(settings: TrainSettings, progress: float) -> LossWeights:

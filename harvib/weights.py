@@ -89,9 +89,12 @@ def _check(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
             )
         if not torch.isfinite(found).all():
             raise InputError(f"{path}: {name} holds NaN or infinity")
-    selection = tensors["selection"]
-    if not ((selection >= 0) & (selection < spec.features)).all():
-        raise InputError(f"{path}: selection points outside of the {spec.features} features")
+    bounds = {"selection": spec.features}
+    bounds |= {f"recurrent.layers.{i}.reads": sum(below) for i, below in enumerate(spec.shape, 1) if spec.reads}
+    for name, bound in bounds.items():
+        chosen = tensors.get(name)
+        if chosen is not None and not ((chosen >= 0) & (chosen < bound)).all():
+            raise InputError(f"{path}: {name} points outside of the {bound} values that it chooses from")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harvib.cells import Cell, shape_of
 from harvib.cells.lstm import CompactLSTM, MaskedLSTM
+from harvib.cells.stack import Layer
 from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.masks import VIBMask
@@ -38,10 +41,13 @@ def masked_model(
     readout: str = "mean",
     standardize: bool = True,
     seed: int = 0,
+    layers: int = 1,
+    bidirectional: bool = False,
 ) -> SequenceClassifier:
     """A masked model with random weights, selection and standardisation; its masks keep everything."""
     torch.manual_seed(seed)
-    model = masked_from(SequenceClassifier(ModelSpec(cell, "plain", features, inputs, hidden, 4, readout, 0.2)))
+    shape = shape_of(inputs if cell == "mean" else hidden, layers, bidirectional)
+    model = masked_from(SequenceClassifier(ModelSpec(cell, "plain", features, inputs, shape, 4, readout, 0.2)))
     model.selection.copy_(torch.randperm(features)[:inputs].sort().values)
     if standardize:
         std = torch.rand(inputs) + 0.3
@@ -50,6 +56,14 @@ def masked_model(
     for mask in model.masks().values():
         set_mask(mask, [True] * mask.mu.numel())
     return model.eval()
+
+
+def cell_of(model: SequenceClassifier) -> Cell:
+    """The one cell of a model with one layer and one direction."""
+    (layer,) = model.recurrent.layers
+    assert isinstance(layer, Layer)
+    ((_, cell),) = layer.directions()
+    return cell
 
 
 def clips_of(features: int, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -67,52 +81,142 @@ def difference(masked: SequenceClassifier, small: SequenceClassifier, lengths: S
     return float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1))
 
 
+DECIDING = {"lstm": "igo", "gru": "n", "rnn": "h", "rnn-relu": "h"}
+"""The masks that must all keep a unit for it to stay."""
+GATES = {"lstm": 4, "gru": 3, "rnn": 1, "rnn-relu": 1}
+
+Keeps = dict[str, list[bool]]
+
+
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[SequenceClassifier, list[int], dict[str, list[bool]]]:
-    cell = draw(st.sampled_from(["lstm", "lstm", "mean"]))
+def cases(draw: st.DrawFn) -> tuple[SequenceClassifier, list[int], Keeps]:
+    cell = draw(st.sampled_from(["lstm", "gru", "rnn", "rnn-relu", "mean"]))
     features = draw(st.integers(1, 7))
     inputs = draw(st.integers(1, features))
-    hidden = draw(st.integers(1, 6))
     model = masked_model(
-        cell, features, inputs, hidden, draw(st.sampled_from(["mean", "last"])), draw(st.booleans()),
+        cell,
+        features,
+        inputs,
+        draw(st.integers(1, 5)),
+        draw(st.sampled_from(["mean", "last"])),
+        draw(st.booleans()),
         draw(st.integers(0, 2**31)),
-    )  # fmt: skip
+        1 if cell == "mean" else draw(st.sampled_from([1, 1, 2, 3])),
+        cell != "mean" and draw(st.booleans()),
+    )
+    # Mostly kept: with many masks in a row little would be left of an even draw.
+    kept = st.sampled_from([True, True, True, False])
     keeps = {
-        name: draw(st.lists(st.booleans(), min_size=mask.mu.numel(), max_size=mask.mu.numel()))
+        name: draw(st.lists(kept, min_size=mask.mu.numel(), max_size=mask.mu.numel()))
         for name, mask in model.masks().items()
     }
     for name, keep in keeps.items():
-        set_mask(model.masks()[name], keep)
+        # Small means: a relu cell of three layers must not overflow float32's digits.
+        set_mask(
+            model.masks()[name], keep, (0.5 + torch.rand(len(keep))) * (torch.rand(len(keep)) < 0.5).mul(2).sub(1)
+        )
     if draw(st.booleans()):
         with torch.no_grad():
-            for weight in model.recurrent.parameters(recurse=False):
-                weight[torch.rand_like(weight) < 0.4] = 0
+            for weight in model.recurrent.parameters():
+                if weight.ndim == 2:
+                    weight[torch.rand_like(weight) < 0.4] = 0
     return model, draw(st.lists(st.integers(1, 7), min_size=1, max_size=4)), keeps
 
 
+def expected_shape(model: SequenceClassifier, keeps: Keeps) -> tuple[tuple[int, ...], ...]:
+    """Units that stay, by layer and direction, from what the masks keep alone."""
+    cell, shape = model.spec.cell, model.spec.shape
+    if cell == "mean":
+        return ((sum(keeps["input"]),),)
+    single = len(shape) == len(shape[0]) == 1
+    return tuple(
+        tuple(
+            sum(
+                all(keeps[name if single else f"{layer}{direction}.{name}"][unit] for name in DECIDING[cell])
+                for unit in range(width)
+            )
+            for direction, width in zip("fb", widths, strict=False)
+        )
+        for layer, widths in enumerate(shape, 1)
+    )
+
+
+def alive_between(model: SequenceClassifier, keeps: Keeps, layer: int) -> int:
+    """How many states of the layer before are alive and read by `layer`, counted from 1."""
+    cell, widths = model.spec.cell, model.spec.shape[layer - 2]
+    alive = [
+        all(keeps[f"{layer - 1}{direction}.{name}"][unit] for name in DECIDING[cell])
+        for direction, width in zip("fb", widths, strict=False)
+        for unit in range(width)
+    ]
+    return sum(a and b for a, b in zip(alive, keeps[f"between.{layer}"], strict=True))
+
+
 @given(cases())
-@settings(max_examples=150, deadline=None)
-def test_compact_logits_equal_masked_logits(
-    case: tuple[SequenceClassifier, list[int], dict[str, list[bool]]],
-) -> None:
+@settings(max_examples=250, deadline=None)
+def test_compact_logits_equal_masked_logits(case: tuple[SequenceClassifier, list[int], Keeps]) -> None:
     model, lengths, keeps = case
     inputs = [index for index, kept in enumerate(keeps["input"]) if kept]
-    units = inputs
-    if model.spec.cell == "lstm":
-        units = [index for index in range(model.spec.hidden) if all(keeps[gate][index] for gate in "igo")]
-    if not inputs or not units:
+    shape = expected_shape(model, keeps)
+    reads = [len(inputs), *(alive_between(model, keeps, layer) for layer in range(2, len(shape) + 1))]
+    assert model.kept_units() == (shape if model.spec.cell != "mean" else ((len(inputs),),))
+    if not all(reads) or not all(map(sum, shape)):
         with pytest.raises(InputError, match="lower --beta-input" if not inputs else "lower --beta$"):
             compact(model)
         return
     small = compact(model)
     assert difference(model, small, lengths) <= 1e-5
-    assert (small.spec.inputs, small.recurrent.input_size) == (len(inputs), len(inputs))
-    assert small.recurrent.hidden_size == len(units)
+    assert (small.spec.inputs, small.spec.shape, small.spec.reads) == (len(inputs), shape, tuple(reads[1:]))
     assert small.selection.tolist() == model.selection[inputs].tolist()
-    expected = 4 * len(units) * (len(inputs) + len(units)) + 8 * len(units) if model.spec.cell == "lstm" else 0
+    units = sum(shape[-1])
+    assert small.parameter_counts()["head"] == 4 * units + 4
+    gates = GATES.get(model.spec.cell, 0)
+    expected = sum(
+        gates * width * (read + width) + 2 * gates * width
+        for read, widths in zip(reads, shape, strict=True)
+        for width in widths
+    )
     factors = small.parameter_counts()["recurrent"] - expected
-    assert factors in ((0, 2 * len(units)) if model.spec.cell == "lstm" else (0,))
-    assert small.parameter_counts()["head"] == 4 * len(units) + 4
+    assert 0 <= factors <= (2 * sum(map(sum, shape)) if gates > 1 else 0)
+    small.recurrent.use_hard_scales()
+    assert small.parameter_counts()["recurrent"] == expected
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "rnn-relu"])
+def test_a_plain_stack_is_torchs_own(cell: str, layers: int, bidirectional: bool) -> None:
+    """Against nn.LSTM, GRU and RNN with layers and directions on packed sequences."""
+    torch.manual_seed(3)
+    model = SequenceClassifier(ModelSpec(cell, "plain", 4, 4, shape_of(3, layers, bidirectional), 2, "last"))
+    kind: Any = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(cell, torch.nn.RNN)
+    options = {"nonlinearity": "relu"} if cell == "rnn-relu" else {}
+    twin = kind(4, 3, layers, bidirectional=bidirectional, batch_first=True, **options)
+    weights = [weight for layer in model.recurrent.layers for weight in layer.parameters()]
+    for target, weight in zip(twin.parameters(), weights, strict=True):
+        target.data.copy_(weight)
+    x, lengths = clips_of(4, [5, 1, 3])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    states, final = twin(packed)
+    states, _ = torch.nn.utils.rnn.pad_packed_sequence(states, batch_first=True)
+    ours = model.recurrent(x, lengths)
+    for clip, length in enumerate(lengths.tolist()):
+        assert torch.allclose(ours[clip, :length], states[clip, :length], atol=1e-6)
+    last = (final[0] if cell == "lstm" else final)[-2 if bidirectional else -1 :]
+    assert torch.allclose(model(x, lengths), model.head(torch.cat(list(last), dim=1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "rnn-relu"])
+def test_masks_of_one_leave_a_stack_as_it_was(cell: str) -> None:
+    torch.manual_seed(4)
+    plain = SequenceClassifier(ModelSpec(cell, "plain", 4, 4, shape_of(3, 2, True), 2)).eval()
+    masked = masked_from(plain).eval()
+    for mask in masked.masks().values():
+        set_mask(mask, [True] * mask.mu.numel(), torch.ones(mask.mu.numel()))
+    x, lengths = clips_of(4, [5, 1, 3])
+    assert torch.allclose(plain(x, lengths), masked(x, lengths), atol=1e-6)
+    small = compact(masked)
+    assert small.parameter_counts() == plain.parameter_counts()
 
 
 def test_features_far_from_zero_cost_digits_but_not_exactness() -> None:
@@ -131,7 +235,7 @@ def test_a_kept_unit_with_a_dropped_forget_gate_stays_exact() -> None:
     model = masked_model()
     set_mask(model.masks()["f"], [True, False, True, False, False])
     small = compact(model)
-    assert small.recurrent.hidden_size == 5
+    assert small.spec.shape == ((5,),)
     assert difference(model, small, [7, 3, 1]) <= 1e-5
 
 
@@ -143,15 +247,16 @@ def test_all_forget_gates_dropped_leaves_units_without_memory() -> None:
 
 def test_kept_units_and_inputs_whose_weights_are_all_zero_are_kept() -> None:
     model = masked_model(standardize=False)
-    assert isinstance(model.recurrent, MaskedLSTM)
+    cell = cell_of(model)
+    assert isinstance(cell, MaskedLSTM)
     with torch.no_grad():
-        model.recurrent.weight_ih[:, 2] = 0
+        cell.weight_ih[:, 2] = 0
         for gate in range(4):
-            for weight in model.recurrent.parameters(recurse=False):
+            for weight in cell.parameters(recurse=False):
                 weight[5 * gate + 1] = 0
         model.head.weight[:, 1] = 0
     small = compact(model)
-    assert (small.spec.inputs, small.spec.hidden) == (6, 5)
+    assert (small.spec.inputs, small.spec.shape) == (6, ((5,),))
     assert difference(model, small, [4, 2]) <= 1e-5
 
 
@@ -160,7 +265,7 @@ def test_one_input_and_one_unit_left_stay_exact() -> None:
     set_mask(model.masks()["input"], [False, False, True, False, False, False])
     set_mask(model.masks()["o"], [False, False, False, True, False])
     small = compact(model)
-    assert (small.spec.inputs, small.spec.hidden) == (1, 1)
+    assert (small.spec.inputs, small.spec.shape) == (1, ((1,),))
     assert difference(model, small, [5, 2, 1]) <= 1e-5
 
 
@@ -185,7 +290,7 @@ def test_units_dropped_by_different_gates_can_leave_nothing() -> None:
 def test_an_all_dropped_forget_mask_removes_nothing() -> None:
     model = masked_model()
     set_mask(model.masks()["f"], [False] * 5)
-    assert model.kept_units().tolist() == [0, 1, 2, 3, 4]
+    assert model.kept_units() == ((5,),)
 
 
 @pytest.mark.parametrize("state", ["plain", "masked", "compact"])
@@ -193,7 +298,7 @@ def test_an_all_dropped_forget_mask_removes_nothing() -> None:
 def test_padding_does_not_change_logits(state: str, readout: str) -> None:
     masked = masked_model(readout=readout)
     set_mask(masked.masks()["g"], [True, False, True, True, True])
-    plain = SequenceClassifier(ModelSpec("lstm", "plain", 6, 6, 5, 4, readout))
+    plain = SequenceClassifier(ModelSpec("lstm", "plain", 6, 6, shape_of(5), 4, readout))
     model = {"plain": plain, "masked": masked, "compact": compact(masked)}[state].eval()
     x, lengths = clips_of(6, [3, 7, 1, 5])
     together = model(x, lengths)
@@ -208,7 +313,7 @@ def test_readouts_equal_a_loop_over_clips() -> None:
     model = masked_model()
     x, lengths = clips_of(6, [3, 7, 1])
     factor = model.masks()["input"].hard() * model.input_scale
-    states = model.recurrent((x[..., model.selection] - model.input_mean) * factor)
+    states = model.recurrent((x[..., model.selection] - model.input_mean) * factor, lengths)
     rows = torch.stack([states[clip, :length].mean(0) for clip, length in enumerate(lengths.tolist())])
     assert torch.allclose(model(x, lengths), model.head(rows), atol=1e-5)
 
@@ -217,13 +322,14 @@ def test_after_hard_scales_the_compact_model_is_its_torch_lstm_and_head() -> Non
     model = masked_model(readout="last")
     set_mask(model.masks()["f"], [True, False, True, True, False])
     small = compact(model)
-    assert isinstance(small.recurrent, CompactLSTM)
+    cell = cell_of(small)
+    assert isinstance(cell, CompactLSTM)
     small.recurrent.use_hard_scales()
     assert small.parameter_counts()["recurrent"] == 4 * 5 * (6 + 5) + 8 * 5
     twin = torch.nn.LSTM(6, 5, batch_first=True)
-    twin.load_state_dict(small.recurrent.lstm.state_dict())
+    twin.load_state_dict(cell.lstm.state_dict())
     x, lengths = clips_of(6, [4, 4])
-    assert torch.equal(small.recurrent(x), twin(x)[0])
+    assert torch.equal(small.recurrent(x, lengths), twin(x)[0])
     assert torch.allclose(small.eval()(x, lengths), small.head(twin(x)[0][:, -1]), atol=1e-6)
 
 
@@ -240,7 +346,7 @@ def test_compaction_leaves_the_masked_model_as_it_was() -> None:
 
 def test_only_a_masked_model_can_be_compacted() -> None:
     with pytest.raises(TypeError):
-        compact(SequenceClassifier(ModelSpec("lstm", "plain", 3, 3, 2, 2)))
+        compact(SequenceClassifier(ModelSpec("lstm", "plain", 3, 3, shape_of(2), 2)))
 
 
 @given(st.floats(1e-12, 1e12), st.floats(-1e6, 1e6))
@@ -250,7 +356,7 @@ def test_only_a_masked_model_can_be_compacted() -> None:
 def test_standardisation_makes_varying_features_comparable_and_constant_ones_zero(
     spread: float, offset: float
 ) -> None:
-    model = SequenceClassifier(ModelSpec("mean", "plain", 2, 2, 1, 2))
+    model = SequenceClassifier(ModelSpec("mean", "plain", 2, 2, shape_of(1), 2))
     mean, std = torch.tensor([offset, offset], dtype=torch.float32), torch.tensor([spread, 0.0])
     model.standardize_by(mean, std)
     if spread > 2e-6 * abs(offset):

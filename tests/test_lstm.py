@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harvib.cells import shape_of
 from harvib.cells.lstm import GATES, CompactLSTM, MaskedLSTM, PlainLSTM, parameter_count
 from harvib.masks import VIBMask
 from harvib.models import ModelSpec, SequenceClassifier
@@ -199,8 +200,8 @@ def test_parameter_counts_equal_the_published_table(inputs: int, hidden: int, pu
     assert parameter_count(inputs, hidden) == published
     with torch.device("meta"):
         models = {
-            "plain": SequenceClassifier(ModelSpec("lstm", "plain", inputs, inputs, hidden, 11)),
-            "masked": SequenceClassifier(ModelSpec("lstm", "masked", inputs, inputs, hidden, 11)),
+            "plain": SequenceClassifier(ModelSpec("lstm", "plain", inputs, inputs, shape_of(hidden), 11)),
+            "masked": SequenceClassifier(ModelSpec("lstm", "masked", inputs, inputs, shape_of(hidden), 11)),
         }
         compact = CompactLSTM(inputs, hidden)
     assert sum(weight.numel() for weight in compact.parameters()) == published

@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from harvib.cells import shape_of
 from harvib.cells.lstm import GATES, MaskedLSTM
 from harvib.masks import VIBMask
 from harvib.models import ModelSpec, SequenceClassifier
@@ -100,8 +102,7 @@ def test_gradients_of_the_kl_equal_the_derivatives() -> None:
 def test_all_steps_of_a_sequence_share_one_draw() -> None:
     # Without recurrence and with equal steps, only a factor that changed from step to step could tell them apart.
     torch.manual_seed(0)
-    cell = SequenceClassifier(ModelSpec("lstm", "masked", 3, 3, 4, 2)).recurrent
-    assert isinstance(cell, MaskedLSTM)
+    cell = MaskedLSTM(nn.LSTM(3, 4, batch_first=True))
     with torch.no_grad():
         cell.weight_hh.zero_()
         for gate in GATES:
@@ -120,7 +121,7 @@ def test_all_steps_of_a_sequence_share_one_draw() -> None:
 
 def test_a_model_draws_all_five_masks_at_every_training_forward_and_none_in_evaluation() -> None:
     torch.manual_seed(0)
-    model = SequenceClassifier(ModelSpec("lstm", "masked", 3, 3, 4, 2))
+    model = SequenceClassifier(ModelSpec("lstm", "masked", 3, 3, shape_of(4), 2))
     x, lengths = torch.randn(6, 5, 3), torch.full((6,), 5)
     assert sorted(model.masks()) == ["f", "g", "i", "input", "o"]
     for name in model.masks():

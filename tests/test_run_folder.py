@@ -308,7 +308,7 @@ Change = Callable[[Path], Path]
     [
         ({"seed": 1}, "parts_hash"),
         ({"validation": 0.5}, "parts_hash"),
-        ({"hidden": 7}, "hidden=7"),
+        ({"hidden": 7}, "7,"),
         ({"readout": "last"}, "readout='last'"),
         ({"model": "mean"}, "cell='mean'"),
         ({"select_inputs": 3}, "select_inputs is 0, this run asks for 3"),

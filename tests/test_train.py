@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from harfeat.cache import ClipRow, open_cache
 from harvib import methods, train
+from harvib.cells import shape_of
 from harvib.checkpoint import Checkpoint
 from harvib.compact import compact
 from harvib.data import Batch, ClipSet, Parts, load_parts
@@ -38,7 +39,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 def masked_model(seed: int = 0) -> SequenceClassifier:
     torch.manual_seed(seed)
-    return masked_from(SequenceClassifier(ModelSpec("lstm", "plain", 6, 6, 4, 3)))
+    return masked_from(SequenceClassifier(ModelSpec("lstm", "plain", 6, 6, shape_of(4), 3)))
 
 
 def run(

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from harvib.cells import shape_of
 from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
@@ -26,7 +27,7 @@ CARD = ModelCard(("hop", "run", "sit"), "f" * 64)
 
 def models() -> dict[str, SequenceClassifier]:
     torch.manual_seed(0)
-    plain = SequenceClassifier(ModelSpec("lstm", "plain", 9, 6, 5, 3, "last", 0.1))
+    plain = SequenceClassifier(ModelSpec("lstm", "plain", 9, 6, shape_of(5), 3, "last", 0.1))
     plain.selection.copy_(torch.tensor([0, 2, 3, 5, 7, 8]))
     plain.standardize_by(torch.randn(6), torch.rand(6) + 0.5)
     masked = masked_from(plain)
@@ -147,8 +148,8 @@ def test_a_spec_that_does_not_fit_its_weights_is_refused(saved: Path, change: di
         ("head.bias", torch.zeros(4), "head.bias is torch.float32 (4,), expected torch.float32 (3,)"),
         ("head.bias", torch.zeros(3).double(), "head.bias is torch.float64"),
         ("head.bias", torch.tensor([0.0, float("nan"), 0.0]), "head.bias holds NaN or infinity"),
-        ("selection", torch.tensor([0, 2, 5, 7, 9]), "selection points outside of the 9 features"),
-        ("selection", torch.tensor([-1, 2, 5, 7, 8]), "selection points outside of the 9 features"),
+        ("selection", torch.tensor([0, 2, 5, 7, 9]), "selection points outside of the 9 values"),
+        ("selection", torch.tensor([-1, 2, 5, 7, 8]), "selection points outside of the 9 values"),
     ],
 )
 def test_tensors_that_are_missing_or_wrong_are_told(
@@ -181,7 +182,7 @@ def test_a_changed_byte_of_the_header_gives_one_line_or_a_model(saved: Path, pla
     other.write_bytes(raw)
     with contextlib.suppress(InputError):
         model, _ = load_model(other)
-        assert model.spec.hidden == 4, "what is still read has the sizes of its weights"
+        assert model.spec.shape == ((4,),), "what is still read has the sizes of its weights"
         return
     refusal(other)
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
+from harvib.cells.gru import PlainGRU
 from harvib.cells.identity import Identity
 from harvib.cells.lstm import PlainLSTM
+from harvib.cells.rnn import PlainReluRNN, PlainRNN
+from harvib.cells.stack import Shape, Stack, shape_of
 
 CELLS: dict[str, type[PlainCell]] = {
     "lstm": PlainLSTM,
+    "gru": PlainGRU,
+    "rnn": PlainRNN,
+    "rnn-relu": PlainReluRNN,
     "mean": Identity,
 }
 
-__all__ = ["CELLS", "Cell", "Compacted", "MaskedCell", "PlainCell"]
+__all__ = ["CELLS", "Cell", "Compacted", "MaskedCell", "PlainCell", "Shape", "Stack", "shape_of"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,6 +19,12 @@ class Cell(nn.Module, ABC):
     def parameter_count(self) -> int:
         """Number of parameters by the cell's formula."""
 
+    def use_hard_scales(self) -> None:
+        """Of a compact cell: put one for every factor that its masks have left in it and that is not zero.
+
+        The cell is then the plain one of torch; that changes the function, and fine-tuning repairs it.
+        """
+
 
 class PlainCell(Cell):
     """A cell as everybody knows it, with its two other forms."""
@@ -28,6 +35,11 @@ class PlainCell(Cell):
 
     @classmethod
     @abstractmethod
+    def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
+        """Parameters of such a cell; `factors`: with those that masks leave in its compact form."""
+
+    @classmethod
+    @abstractmethod
     def compact(cls, input_size: int, hidden_size: int) -> Cell:
         """An empty compact cell of this kind, to load weights into."""
 
@@ -35,9 +47,12 @@ class PlainCell(Cell):
 class MaskedCell(Cell):
     """The same cell with VIB masks: to be trained, then compacted.
 
-    `masks` holds its VIBMasks by name; it is empty for a cell that only a mask on the input can shrink.
+    `masks` holds its VIBMasks by name; it is empty for a cell that only a mask on the input can shrink. `DECIDING`
+    names those that must all keep a unit for it to stay, `OUTPUT` the one whose means multiply the states.
     """
 
+    DECIDING: ClassVar[tuple[str, ...]]
+    OUTPUT: ClassVar[str]
     masks: nn.ModuleDict
 
     @abstractmethod

@@ -28,12 +28,18 @@ class Identity(PlainCell):
         return MaskedIdentity(self.input_size)
 
     @classmethod
+    def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
+        return 0
+
+    @classmethod
     def compact(cls, input_size: int, hidden_size: int) -> Cell:
         return cls(input_size, hidden_size)
 
 
 class MaskedIdentity(MaskedCell):
     """The identity behind a masked input."""
+
+    DECIDING = ()
 
     def __init__(self, input_size: int) -> None:
         super().__init__()

@@ -41,6 +41,10 @@ class PlainLSTM(PlainCell):
         return MaskedLSTM(self.lstm)
 
     @classmethod
+    def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
+        return parameter_count(inputs, hidden) + (2 * hidden if factors else 0)
+
+    @classmethod
     def compact(cls, input_size: int, hidden_size: int) -> CompactLSTM:
         return CompactLSTM(input_size, hidden_size)
 
@@ -50,6 +54,9 @@ class MaskedLSTM(MaskedCell):
 
     Training draws every mask once a sequence at every forward; evaluation uses the hard masks.
     """
+
+    DECIDING = ("i", "g", "o")
+    OUTPUT = "o"
 
     def __init__(self, plain: nn.LSTM) -> None:
         super().__init__()

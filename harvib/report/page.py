@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from harvib import bench
@@ -88,14 +88,7 @@ def page(run: Path) -> str:
         raise InputError(f"{run}: report.json has no confusion matrix, an earlier harvib wrote it: train again")
     rows = folder.rows()
     states = [state for state in STATES if state in report]
-    environment = Environment(
-        loader=PackageLoader("harvib", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
+    return template("page.html").render(
         run=run.resolve().name,
         report=report,
         config=config,
@@ -111,6 +104,18 @@ def page(run: Path) -> str:
         settings=setting_rows(config["settings"]),
         command=command(config, f"{run.resolve().name}-again"),
     )
+
+
+def template(name: str) -> Template:
+    """A template of this folder; whatever is put into it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("harvib", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def result_rows(

@@ -154,6 +154,49 @@ def confusion_plot(name: str, confusion: np.ndarray, counts_up_to: int = 20) -> 
         return _svg(figure, name)
 
 
+@dataclass(frozen=True, eq=False)
+class Dots:
+    """Points with error bars, (N,) each: x with its lowest and highest, y with half its interval (NaN: none)."""
+
+    x: np.ndarray
+    x_low: np.ndarray
+    x_high: np.ndarray
+    y: np.ndarray
+    y_half: np.ndarray
+
+
+def frontier_plot(
+    name: str, series: Mapping[str, Dots], front: Sequence[tuple[float, float]], xlabel: str, ylabel: str
+) -> str:
+    """Accuracies from 0 to 1 against a cost on a logarithmic axis; a line joins the points of the front."""
+    with rc_context(_SETTINGS):
+        figure, axes = _figure(_WIDE)
+        if front:
+            axes.plot(*zip(*sorted(front), strict=True), color=_SOFT, linewidth=1, label="front")
+        for (label, dots), colour, marker in zip(series.items(), _SERIES, "os^D", strict=False):
+            axes.errorbar(
+                dots.x,
+                dots.y,
+                xerr=(dots.x - dots.x_low, dots.x_high - dots.x),
+                yerr=np.nan_to_num(dots.y_half),
+                fmt=marker,
+                color=colour,
+                markersize=4,
+                elinewidth=0.8,
+                label=label,
+            )
+        axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        # An interval may reach beyond what an accuracy can be.
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.02), min(high, 1.02))
+        figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8)
+        return _svg(figure, name)
+
+
 def _figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=inches, layout="constrained")
     return figure, figure.add_subplot()

@@ -1,0 +1,234 @@
+"""Layers of cells, each in one direction or both, in any of the three forms: plain, masked, compact.
+
+Layer l reads the states of layer l - 1, both directions side by side, forward first. A backward cell sees each
+clip reversed within its own length, as torch's packed sequences do it, so that padding never reaches it.
+
+Masked: beside the masks of its cells a stack has one VIB mask between every two layers, on what the upper one
+reads. Compact: what a layer's reader has to do (keep some columns, scale and shift them) is what the next layer
+takes for its inputs, so exactness passes from layer to layer. A state that only its own layer reads stays, and the
+next layer picks those it reads. A direction that keeps no unit is gone; a layer that keeps none, or reads none,
+leaves no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harvib.cells.base import Cell, MaskedCell, PlainCell
+from harvib.masks import VIBMask
+
+Shape = tuple[tuple[int, ...], ...]
+"""Hidden units by layer and direction, e.g. ((256,),) or ((128, 128), (64, 64)); 0: no cell in that direction."""
+
+
+def shape_of(hidden: int, layers: int = 1, bidirectional: bool = False) -> Shape:
+    """The same number of units everywhere."""
+    return ((hidden,) * (2 if bidirectional else 1),) * layers
+
+
+class Layer(nn.Module):
+    """The cells of one layer: forward, or forward and backward; a direction without units has none.
+
+    `reads` are the indices of what it reads of the states below, (K,); None for all.
+    """
+
+    reads: Tensor | None
+
+    def __init__(self, cells: Sequence[Cell | None], reads: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("reads", reads)
+        self.cells = nn.ModuleDict({str(i): cell for i, cell in enumerate(cells) if cell is not None})
+        self.widths = tuple(0 if cell is None else cell.hidden_size for cell in cells)
+
+    def directions(self) -> list[tuple[int, Cell]]:
+        """The cells that there are, with their direction: 0 forward, 1 backward."""
+        found = []
+        for key, cell in self.cells.items():
+            assert isinstance(cell, Cell)
+            found.append((int(key), cell))
+        return found
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, sum of widths)."""
+        if self.reads is not None:
+            x = x[..., self.reads]
+        states = [
+            cell(x) if direction == 0 else reversed_in_time(cell(reversed_in_time(x, lengths)), lengths)
+            for direction, cell in self.directions()
+        ]
+        return states[0] if len(states) == 1 else torch.cat(states, dim=2)
+
+
+class Stack(nn.Module):
+    """Features (B, T, D) and lengths (B,) to the states of the last layer, (B, T, H)."""
+
+    def __init__(self, layers: Sequence[Layer], masked: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        between = [VIBMask(sum(layer.widths)) for layer in layers[:-1]] if masked else []
+        self.between = nn.ModuleList(between)
+
+    @classmethod
+    def plain(cls, kind: type[PlainCell], inputs: int, shape: Shape) -> Stack:
+        """A fresh stack of plain cells."""
+        layers = []
+        for widths in shape:
+            cells = [kind(inputs, width) for width in widths]
+            layers.append(Layer(cells))
+            inputs = sum(cell.hidden_size for cell in cells)
+        return cls(layers)
+
+    @classmethod
+    def compact(cls, kind: type[PlainCell], inputs: int, shape: Shape, reads: tuple[int, ...]) -> Stack:
+        """An empty compact stack, to load weights into; layer l + 1 reads `reads[l]` states of the one below."""
+        layers: list[Layer] = []
+        for widths, count in zip(shape, (inputs, *reads), strict=True):
+            cells = [kind.compact(count, width) if width else None for width in widths]
+            layers.append(Layer(cells, torch.arange(count) if layers else None))
+        return cls(layers)
+
+    def masked(self) -> Stack:
+        """The same stack with VIB masks, from these weights."""
+        layers = []
+        for layer in self._layers():
+            cells: list[Cell | None] = []
+            for _, cell in layer.directions():
+                assert isinstance(cell, PlainCell)
+                cells.append(cell.masked())
+            layers.append(Layer(cells))
+        return Stack(layers, masked=True)
+
+    @property
+    def shape(self) -> Shape:
+        """Hidden units by layer and direction."""
+        return tuple(layer.widths for layer in self._layers())
+
+    @property
+    def hidden_size(self) -> int:
+        """States that the reader sees."""
+        return sum(self.shape[-1])
+
+    @property
+    def backward_size(self) -> int:
+        """How many of them, the last, come from the backward direction."""
+        return sum(self.shape[-1][1:])
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        for number, layer in enumerate(self.layers):
+            if number and len(self.between):
+                x = x * self.between[number - 1](len(x))[:, None]
+            x = layer(x, lengths)
+        return x
+
+    def masks(self) -> dict[str, VIBMask]:
+        """The VIB masks by name: a gate's name alone where there is one cell, else `<layer><f|b>.<gate>`.
+
+        `between.<layer>` is what layer `<layer>` reads, counted from 1 as in the other names.
+        """
+        found: dict[str, VIBMask] = {}
+        single = self.shape == ((self.hidden_size,),)
+        for number, layer in enumerate(self._layers(), 1):
+            for direction, cell in layer.directions():
+                prefix = "" if single else f"{number}{'fb'[direction]}."
+                if isinstance(cell, MaskedCell):
+                    found |= {
+                        f"{prefix}{name}": mask for name, mask in cell.masks.items() if isinstance(mask, VIBMask)
+                    }
+        for number, mask in enumerate(self.between, 2):
+            assert isinstance(mask, VIBMask)
+            found[f"between.{number}"] = mask
+        return found
+
+    def parameter_count(self) -> int:
+        """By the cells' formulas, masks not counted."""
+        return sum(cell.parameter_count() for layer in self._layers() for _, cell in layer.directions())
+
+    def kept_units(self, inputs: Tensor) -> Shape:
+        """How many units are alive by layer and direction, given the indices of the inputs that are."""
+        return tuple(tuple(len(units) for units in kept) for _, kept in self._kept(inputs))
+
+    def kept_reads(self, inputs: Tensor) -> tuple[int, ...]:
+        """How many of the values that it reads are alive, by layer."""
+        return tuple(len(reads) for reads, _ in self._kept(inputs))
+
+    @torch.no_grad()
+    def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> StackCompacted:
+        """The same function of the kept inputs alone, exactly; arguments as of `MaskedCell.compacted`."""
+        layers: list[Layer] = []
+        for number, layer in enumerate(self._layers()):
+            reads: Tensor | None = None
+            if number:
+                mask = self.between[number - 1]
+                assert isinstance(mask, VIBMask)
+                hard = mask.hard().double()
+                reads = (hard[inputs] != 0).nonzero().squeeze(1)
+                inputs = inputs[reads]
+                scale, shift = scale * hard, shift * hard
+            cells: list[Cell | None] = [None] * len(layer.widths)
+            units, scales, shifts, before = [], [], [], 0
+            for direction, cell in layer.directions():
+                assert isinstance(cell, MaskedCell)
+                result = cell.compacted(inputs, scale, shift) if len(cell.kept_units(inputs)) else None
+                if result is None:
+                    nothing = torch.zeros(cell.hidden_size, dtype=torch.float64, device=scale.device)
+                    scales.append(nothing)
+                    shifts.append(nothing)
+                else:
+                    cells[direction] = result.cell
+                    units.append(result.units + before)
+                    scales.append(result.scale)
+                    shifts.append(result.shift)
+                before += cell.hidden_size
+            layers.append(Layer(cells, reads))
+            inputs, scale, shift = torch.cat(units), torch.cat(scales), torch.cat(shifts)
+        return StackCompacted(Stack(layers), inputs, scale, shift)
+
+    def use_hard_scales(self) -> None:
+        """Put one for every factor that a compact cell keeps of its masks; see the cells."""
+        for layer in self._layers():
+            for _, cell in layer.directions():
+                cell.use_hard_scales()
+
+    def _kept(self, inputs: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+        """By layer: indices of what it reads and what is alive, and of the units that stay, by direction."""
+        found: list[tuple[Tensor, list[Tensor]]] = []
+        for number, layer in enumerate(self._layers()):
+            if number and len(self.between):
+                mask = self.between[number - 1]
+                assert isinstance(mask, VIBMask)
+                inputs = inputs[mask.hard()[inputs] != 0]
+            kept: list[Tensor] = []
+            offset, offsets = 0, []
+            for _, cell in layer.directions():
+                everything = torch.arange(cell.hidden_size, device=inputs.device)
+                kept.append(cell.kept_units(inputs) if isinstance(cell, MaskedCell) else everything)
+                offsets.append(offset)
+                offset += cell.hidden_size
+            found.append((inputs, kept))
+            inputs = torch.cat([units + at for units, at in zip(kept, offsets, strict=True)])
+        return found
+
+    def _layers(self) -> list[Layer]:
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+
+@dataclass(frozen=True, eq=False)
+class StackCompacted:
+    """A compact stack, and what its reader does; as `Compacted`, for the last layer."""
+
+    stack: Stack
+    units: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+def reversed_in_time(x: Tensor, lengths: Tensor) -> Tensor:
+    """(B, T, D) with the first `lengths[b]` steps of each clip in reverse order; padding stays where it is."""
+    steps = torch.arange(x.shape[1], device=x.device)
+    ends = lengths.to(x.device)[:, None]
+    order = torch.where(steps < ends, ends - 1 - steps, steps)
+    return x.gather(1, order[:, :, None].expand_as(x))

@@ -1,0 +1,81 @@
+"""`harvib prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harvib.devices import device_of
+from harvib.foreign import NONLINEARITIES, read_foreign
+from harvib.options import options_of
+from harvib.pruning import IMPLIED
+from harvib.pruning import prune as run
+from harvib.readout import READOUTS
+from harvib.report.table import report_table
+from harvib.settings import TrainSettings
+
+
+@click.command()
+@click.option(
+    "--model",
+    "weights",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Weights: safetensors, or a TorchScript file.",
+)
+@click.option(
+    "--readout",
+    "reads",
+    required=True,
+    type=click.Choice(list(READOUTS)),
+    help="What of the states the head reads.",
+)
+@click.option("--nonlinearity", type=click.Choice(NONLINEARITIES), help="Of an nn.RNN; weights do not tell.")
+@click.option(
+    "--features", required=True, type=click.Path(path_type=Path), help="Cache made by harfeat: file or folder."
+)
+@click.option("--split", required=True, help="Name of a split in the cache; `harfeat info` lists them.")
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="Default: runs/<model>-<features>-<split>-s<seed>."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--allow-missing", is_flag=True, help="Train although the cache lacks clips of its data set.")
+@options_of(TrainSettings)
+def prune(
+    weights: Path,
+    reads: str,
+    nonlinearity: str | None,
+    features: Path,
+    split: str,
+    run_dir: Path | None,
+    device: str,
+    allow_missing: bool,
+    **fields: Any,
+) -> None:
+    """Prune a classifier trained elsewhere: a torch nn.LSTM, nn.GRU or nn.RNN with one nn.Linear on it.
+
+    The recurrent part is known by torch's names of its weights, under any prefix; the cell, layers, directions and
+    sizes by their shapes. It must read the cache's features as they are, batch and time apart, and its classes
+    must be in the cache's order. Readout `last` is torch's h_n of the last layer (of both directions), `mean` the
+    mean of its output over the clip's steps. Pruning, exact compaction and fine-tuning follow, into a run
+    folder as of `harvib train`; the same command resumes.
+
+    Safetensors can be read from anybody. A TorchScript file is a program: only its weights are taken and nothing
+    of it is called, but read only those that you trust. Files of torch.save are refused.
+
+    Which clips the model was trained on is not known here: accuracies on clips that it has seen say nothing.
+    """
+    found = read_foreign(weights, reads, nonlinearity)
+    click.echo(f"{weights}: {found.described()}", err=True)
+    settings = TrainSettings(**fields)
+    if run_dir is None:
+        run_dir = Path("runs") / f"{weights.stem}-{features.stem}-{split}-s{settings.seed}"
+    report = run(found, features, split, settings, run_dir, device_of(device), allow_missing)
+    click.echo(report_table(report))
+    click.echo(f"run folder: {run_dir}")
+
+
+# The model decides these.
+prune.params = [option for option in prune.params if option.name not in IMPLIED]

@@ -1,0 +1,57 @@
+"""A classifier from elsewhere, pruned (VIB, group lasso), compacted and fine-tuned into a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harfeat.cache import open_cache
+from harvib.errors import InputError
+from harvib.foreign import ForeignModel
+from harvib.methods import Given, train
+from harvib.settings import TrainSettings
+
+IMPLIED = (
+    "model", "hidden", "layers", "bidirectional", "readout", "standardize", "select_inputs",
+    "plain_epochs", "lr",
+)  # fmt: skip
+"""Settings that the model decides, or that only training a plain model needs."""
+
+
+def prune(
+    found: ForeignModel,
+    features: Path,
+    split: str,
+    settings: TrainSettings,
+    run_dir: Path,
+    device: torch.device | None = None,
+    allow_missing: bool = False,
+) -> dict[str, Any]:
+    """Run all stages after the plain one on a model from elsewhere; the report, as of `harvib.methods.train`.
+
+    Of `settings` those in IMPLIED are taken from the model. Raises InputError where the model does not fit the
+    cache, and CacheError.
+    """
+    if settings.method == "plain":
+        raise InputError("--method plain prunes nothing: choose another")
+    spec = found.classifier.spec
+    with open_cache(features) as cache:
+        if cache.dim() != spec.features:
+            raise InputError(f"{found.path} reads {spec.features} values a step; {features} has {cache.dim()}")
+        if len(cache.classes) != spec.classes:
+            raise InputError(f"{found.path} has {spec.classes} classes; {features} has {len(cache.classes)}")
+    settings = dataclasses.replace(
+        settings,
+        model=spec.cell,
+        hidden=found.hidden,
+        layers=len(spec.shape),
+        bidirectional=found.bidirectional,
+        readout=spec.readout,
+        standardize=False,
+        select_inputs=0,
+    )
+    given = Given(found.classifier, f"{found.path.name} sha256:{found.sha256}")
+    return train(features, split, settings, run_dir, given, device, allow_missing)

@@ -1,0 +1,59 @@
+"""What a run is before it begins: the plain model given to it, the one it asks for, and its config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harfeat.cache import Cache
+from harvib.cells import shape_of
+from harvib.data import Parts
+from harvib.models import ModelSpec, SequenceClassifier
+from harvib.settings import TrainSettings
+from harvib.weights import ModelCard
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """A trained plain model from elsewhere to start from; `origin` tells it from others in a run's config."""
+
+    model: SequenceClassifier
+    origin: str
+
+
+def plain_spec(settings: TrainSettings, parts: Parts, card: ModelCard) -> ModelSpec:
+    """The plain model that these settings ask for."""
+    return ModelSpec(
+        cell=settings.model,
+        state="plain",
+        features=parts.train.dim,
+        inputs=min(settings.select_inputs or parts.train.dim, parts.train.dim),
+        shape=shape_of(settings.hidden, settings.layers, settings.bidirectional),
+        classes=len(card.classes),
+        readout=settings.readout,
+        dropout=settings.dropout,
+    )
+
+
+def config_of(
+    cache: Cache, split: str, settings: TrainSettings, parts: Parts, init: Path | Given | None
+) -> dict[str, Any]:
+    """Everything needed to repeat a run, and to tell it from another."""
+    return {
+        "settings": dataclasses.asdict(settings),
+        "split": split,
+        "init": init.origin if isinstance(init, Given) else str(init.resolve()) if init else None,
+        "classes": list(cache.classes),
+        "features": cache.path.name,
+        "recipe": cache.recipe,
+        "fingerprint": cache.fingerprint,
+        "split_hash": parts.split_hash,
+        "parts_hash": parts.parts_hash,
+        "views": 0 if parts.train.views is None else len(parts.train.views),
+        "versions": {"harvib": version("harfeat"), "torch": torch.__version__, "numpy": np.__version__},
+    }

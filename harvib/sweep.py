@@ -1,0 +1,246 @@
+"""Many runs: what a sweep's folder holds, who fails, and what the runs come to over their seeds.
+
+DIR/plain/NAME   plain models, each shared by all runs that differ only in what comes after it
+DIR/runs/NAME    the runs; each is the folder of one `harvib train --init ../plain/NAME`
+DIR/logs/NAME    what a run printed
+DIR/sweep.json, sweep.csv, sweep.html   all figures, written last
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from harfeat.cache import CacheError, open_cache
+from harvib import methods
+from harvib.bench import BenchSettings, bench_run, measured, medians, threads
+from harvib.devices import device_of
+from harvib.errors import InputError
+from harvib.frontier import CONFIDENCE, Spread, grouped, pareto, spread
+from harvib.points import Point
+from harvib.rundir import RunFolder, write_json
+from harvib.weights import replace_synced
+from harvib.workers import check, results
+
+SELECTION = (
+    "The front is chosen by parameters and mean validation accuracy alone, among settings of which every seed "
+    "finished; test accuracy has no part in it."
+)
+FIGURES = ("parameters", "validation", "test", "inputs", "units", "ms")
+_COLUMNS = ("kind", "run", "seed", *FIGURES, "error")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep runs on, where it goes, and who does it; `device` as in `harvib train`."""
+
+    features: Path
+    split: str
+    out: Path
+    device: str = "auto"
+    allow_missing: bool = False
+    jobs: int = 0
+    backend: str = "loky"
+    scheduler: str = ""
+    bench: bool = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    sweep: Sweep
+    folder: str
+    name: str
+    point: Point
+    init: Path | None
+
+
+def run_sweep(sweep: Sweep, points: Sequence[Point]) -> dict[str, Any]:
+    """Run all points, and return what also stands in sweep.json.
+
+    The same call goes on where it stopped: finished runs are taken over, begun ones resumed, failed ones tried
+    again. A run that fails is noted with its reason, and the others go on. Raises InputError and CacheError for
+    what is wrong with the sweep as a whole, before anything is run.
+    """
+    sweep = dataclasses.replace(sweep, features=sweep.features.absolute(), out=sweep.out.absolute())
+    _check(sweep, points)
+    plains = {point.plain().name: point.plain() for point in points}
+    try:
+        for folder in ("plain", "runs", "logs"):
+            (sweep.out / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {sweep.out}: cannot be written: {error.strerror}") from error
+    failed = _all(sweep, [_Job(sweep, "plain", name, point, None) for name, point in plains.items()])
+    jobs, errors = [], {}
+    for point in points:
+        plain = point.plain().name
+        if plain in failed:
+            errors[point.name] = f"its plain model: {failed[plain]}"
+        else:
+            jobs.append(_Job(sweep, "runs", point.name, point, sweep.out / "plain" / plain))
+    errors |= _all(sweep, jobs)
+    if sweep.bench:
+        finished = [job for job in jobs if job.name not in errors]
+        # One after the other, with nothing beside them: what runs at once disturbs each other's times.
+        for job in tqdm(finished, desc="latency", unit="run"):
+            folder = sweep.out / "runs" / job.name
+            if measured(folder) is None:
+                bench_run(folder, BenchSettings())
+    result = _figures(sweep, points, errors)
+    write_json(sweep.out / "sweep.json", result)
+    _write_csv(sweep.out / "sweep.csv", result["runs"])
+    return result
+
+
+def _check(sweep: Sweep, points: Sequence[Point]) -> None:
+    check(sweep.jobs, sweep.backend, sweep.scheduler)
+    with open_cache(sweep.features) as cache:
+        cache.split(sweep.split)
+        if cache.failures and not sweep.allow_missing:
+            raise InputError(
+                f"{sweep.features} lacks {len(cache.failures)} clips: extract them, or say --allow-missing"
+            )
+    device_of(sweep.device)
+    for folder, point in [("plain", point.plain()) for point in points] + [("runs", point) for point in points]:
+        run = RunFolder(sweep.out / folder / point.name)
+        if not (run.path / "config.json").is_file():
+            continue
+        theirs = run.config().get("settings")
+        ours = dataclasses.asdict(point.settings)
+        if theirs != ours:
+            found = theirs if isinstance(theirs, dict) else {}
+            key = next((key for key in ours if found.get(key) != ours[key]), "settings")
+            raise InputError(
+                f"{run.path} holds a run with {key} = {found.get(key)!r}, not {ours.get(key)!r}; "
+                "choose another --out"
+            )
+
+
+def _all(sweep: Sweep, jobs: Sequence[_Job]) -> dict[str, str]:
+    """Do all jobs; the reasons of those that failed, by name."""
+    if not jobs:
+        return {}
+    errors: dict[str, str] = {}
+    with tqdm(total=len(jobs), desc="plain models" if jobs[0].folder == "plain" else "runs", unit="run") as bar:
+        for name, error in results(_run, jobs, sweep.jobs, sweep.backend, sweep.scheduler):
+            if error is not None:
+                errors[name] = error
+                bar.set_postfix_str(f"{len(errors)} failed")
+            bar.update()
+    return errors
+
+
+def _run(job: _Job) -> tuple[str, str | None]:
+    """One run; its name, and why it failed."""
+    sweep = job.sweep
+    # A worker may outlive the process that gave it the run: the next one waits for it.
+    lock = FileLock(sweep.out / "logs" / f"{job.name}.{job.folder}.lock")
+    log = sweep.out / "logs" / f"{job.name}.{job.folder}.txt"
+    with lock, log.open("a", encoding="utf-8") as stream, redirect_stderr(stream), threads(1):
+        try:
+            methods.train(
+                sweep.features,
+                sweep.split,
+                job.point.settings,
+                sweep.out / job.folder / job.name,
+                job.init,
+                device_of(sweep.device),
+                sweep.allow_missing,
+            )
+        except (InputError, CacheError) as error:
+            return job.name, str(error)
+    return job.name, None
+
+
+def _figures(sweep: Sweep, points: Sequence[Point], errors: Mapping[str, str]) -> dict[str, Any]:
+    runs: list[dict[str, Any]] = []
+    plains: dict[str, dict[str, Any]] = {}
+    for point in points:
+        row = _row("run", point)
+        if point.name in errors:
+            runs.append(row | {"error": errors[point.name]})
+            continue
+        folder = sweep.out / "runs" / point.name
+        report, latency = RunFolder(folder).report(), measured(folder)
+        times = {} if latency is None else medians(latency)
+        state = "compact" if "compact" in report else "plain"
+        runs.append(row | _figures_of(report[state], times.get(state)))
+        plain = point.plain()
+        if state == "compact" and (plain.name not in plains or plains[plain.name]["ms"] is None):
+            plains[plain.name] = _row("plain", plain) | _figures_of(report["plain"], times.get("plain"))
+    runs = [*plains.values(), *runs]
+    settings = _settings(runs)
+    return {
+        "features": str(sweep.features),
+        "split": sweep.split,
+        "confidence": CONFIDENCE,
+        "selection": SELECTION,
+        "failed": len(errors),
+        "runs": runs,
+        "settings": settings,
+    }
+
+
+def _row(kind: str, point: Point) -> dict[str, Any]:
+    nothing = dict.fromkeys(FIGURES)
+    seed = point.settings.seed
+    return {"kind": kind, "run": point.name, "swept": dict(point.swept), "seed": seed, **nothing, "error": None}
+
+
+def _figures_of(figures: Mapping[str, Any], ms: float | None) -> dict[str, Any]:
+    return {
+        "parameters": figures["parameters"]["total"],
+        "inputs": figures["inputs"],
+        "units": figures["units"],
+        **figures["accuracy"],
+        "ms": ms,
+    }
+
+
+def _settings(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Figures over the seeds of each setting, and which settings are on the front."""
+    lines = []
+    for group in grouped(((row["kind"], *row["swept"].items()), row) for row in runs).values():
+        done = [row for row in group if row["error"] is None]
+        line: dict[str, Any] = {"kind": group[0]["kind"], "swept": group[0]["swept"]}
+        line |= {"seeds": len(group), "finished": len(done), "front": False, "front_ms": False}
+        for figure in FIGURES:
+            values = [row[figure] for row in done if row[figure] is not None]
+            whole = bool(values) and len(values) == len(done)
+            line[figure] = _told(spread(values)) if whole else None
+        lines.append(line)
+    for cost, mark in (("parameters", "front"), ("ms", "front_ms")):
+        entered = [line for line in lines if line["finished"] == line["seeds"] and line[cost] is not None]
+        ends = pareto([(line[cost]["mean"], line["validation"]["mean"]) for line in entered])
+        for line, is_on in zip(entered, ends, strict=True):
+            line[mark] = is_on
+    return lines
+
+
+def _told(found: Spread) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in dataclasses.asdict(found).items()
+    }
+
+
+def _write_csv(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in runs for name in row["swept"]))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*names, *_COLUMNS])
+    for row in runs:
+        writer.writerow([*(row["swept"].get(name, "") for name in names), *(row[name] for name in _COLUMNS)])
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(stream.getvalue(), encoding="utf-8")
+    replace_synced(temporary, path)
