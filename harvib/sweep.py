@@ -178,7 +178,7 @@ def _figures(sweep: Sweep, points: Sequence[Point], errors: Mapping[str, str]) -
         if state == "compact" and (plain.name not in plains or plains[plain.name]["ms"] is None):
             plains[plain.name] = _row("plain", plain) | _figures_of(report["plain"], times.get("plain"))
     runs = [*plains.values(), *runs]
-    settings = _settings(runs)
+    settings = settings_of(runs)
     return {
         "features": str(sweep.features),
         "split": sweep.split,
@@ -206,8 +206,8 @@ def _figures_of(figures: Mapping[str, Any], ms: float | None) -> dict[str, Any]:
     }
 
 
-def _settings(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Figures over the seeds of each setting, and which settings are on the front."""
+def settings_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Figures over the seeds of each setting, and which settings are on the front, from the rows of the runs."""
     lines = []
     for group in grouped(((row["kind"], *row["swept"].items()), row) for row in runs).values():
         done = [row for row in group if row["error"] is None]

@@ -33,7 +33,7 @@ from harvib.frontier import pareto, spread
 from harvib.points import AFTER_PLAIN, grid_of, points_of, ranges_of
 from harvib.report.sweep_page import sweep_page
 from harvib.settings import TrainSettings
-from harvib.sweep import Sweep, run_sweep
+from harvib.sweep import Sweep, run_sweep, settings_of
 
 GRID = {"beta": (0.02, 1e4), "hidden": (4, 8)}
 """The second beta prunes everything away: such a run fails."""
@@ -139,6 +139,8 @@ WRONG = [
     (["--grid", "beta=1", "--grid", "beta=2"], "twice"),
     (["--grid", "seed=1,2"], "--seeds"),
     (["--grid", "method=lasso,vib"], "nothing is pruned"),
+    (["--grid", "beta=1,2", "--beta", "3"], "leave one out"),
+    (["--random", "3", "--range", "vib-lr=0:1"], "leave one out"),
     (["--seeds", "0,x"], "whole numbers"),
     (["--seeds", "1,1"], "twice"),
     (["--seeds", "-1"], "--seed -1"),
@@ -284,6 +286,28 @@ def test_front_is_chosen_by_validation_among_whole_settings(done: tuple[Path, Re
         beaten = any(a <= cost and b >= value and (a, b) != (cost, value) for a, b in points)
         assert line["front"] is not beaten
     assert not any(line["front"] for line in lines if line["finished"] < line["seeds"])
+
+
+def test_neither_test_accuracy_nor_a_setting_with_a_failed_seed_gets_on_the_front() -> None:
+    def row(hidden: int, seed: int, parameters: int, validation: float, test: float, error: str | None) -> Any:
+        figures: dict[str, Any] = {"parameters": parameters, "validation": validation, "test": test}
+        figures |= {"inputs": 1, "units": 1, "ms": 100.0 - parameters}
+        if error is not None:
+            figures = dict.fromkeys(figures)
+        return {"kind": "run", "run": "", "swept": {"hidden": hidden}, "seed": seed, "error": error, **figures}
+
+    rows = [
+        row(1, 0, 10, 0.5, 0.9, None), row(1, 1, 20, 0.7, 0.9, None),  # the smallest whole one
+        row(2, 0, 30, 0.4, 1.0, None), row(2, 1, 30, 0.4, 1.0, None),  # best on test alone
+        row(3, 0, 40, 0.9, 0.1, None), row(3, 1, 40, 0.9, 0.1, None),  # best on validation
+        row(4, 0, 5, 1.0, 1.0, None), row(4, 1, 5, 1.0, 1.0, "lost"),  # better, but only half of it is there
+    ]  # fmt: skip
+    lines = settings_of(rows)
+    assert [line["front"] for line in lines] == [True, False, True, False]
+    assert [line["front_ms"] for line in lines] == [False, False, True, False]
+    assert [line["finished"] for line in lines] == [2, 2, 2, 1]
+    assert (lines[0]["parameters"]["low"], lines[0]["parameters"]["high"]) == (10, 20)
+    assert lines[3]["test"] == {"count": 1, "mean": 1, "low": 1, "high": 1, "deviation": None, "half": None}
 
 
 class _Page(HTMLParser):

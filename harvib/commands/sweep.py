@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from harvib.errors import InputError
 from harvib.options import options_of
 from harvib.points import grid_of, points_of, ranges_of, seeds_of
 from harvib.report.sweep_page import sweep_table, write_sweep_page
@@ -58,9 +60,11 @@ def sweep(
     Each run is a folder of `harvib train` in OUT/runs; the same command resumes. Settings given as options hold
     for all runs that do not sweep them. Exit code 1: finished, but some runs failed.
     """
-    points = points_of(
-        TrainSettings(**fields), grid_of(grid), ranges_of(ranges), seeds_of(seeds), draws, random_seed
-    )
+    values, drawn = grid_of(grid), ranges_of(ranges)
+    for name in (*values, *drawn):
+        if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise InputError(f"--{name.replace('_', '-')}: is swept and given a value of its own; leave one out")
+    points = points_of(TrainSettings(**fields), values, drawn, seeds_of(seeds), draws, random_seed)
     result = run_sweep(Sweep(features, split, out, device, allow_missing, jobs, backend, scheduler, bench), points)
     page = write_sweep_page(out, result)
     click.echo(sweep_table(result))
