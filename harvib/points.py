@@ -114,7 +114,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
 
 
 def points_of(
-    base: TrainSettings,
+    base: Mapping[str, Any],
     grid: Mapping[str, Sequence[Value]],
     ranges: Mapping[str, Range],
     seeds: Sequence[int],
@@ -123,6 +123,7 @@ def points_of(
 ) -> list[Point]:
     """All runs: every combination of the grid, or `draws` drawn settings, each with every seed.
 
+    `base` holds the settings that are not swept; alone they need not go together.
     A random search draws each value from its range, or from the values its grid names, evenly. The n-th draw
     depends on `search_seed` and n alone: more draws keep the earlier ones. Equal draws count once. Raises
     InputError where settings do not go together, before anything runs.
@@ -145,7 +146,7 @@ def points_of(
     for swept in chosen:
         for seed in seeds:
             changed: dict[str, Any] = {**dict(swept), "seed": seed}
-            points.append(Point(swept, dataclasses.replace(base, **changed)))
+            points.append(Point(swept, TrainSettings(**{**base, **changed})))
     return points
 
 

@@ -70,19 +70,26 @@ def figures_of(out: Path) -> dict[str, Any]:
 # Which runs
 
 
+def test_settings_need_to_go_together_only_with_what_is_swept() -> None:
+    points = points_of({"method": "lasso"}, grid_of(["lasso_input=0.001,0.003"]), {}, (0,))
+    assert [point.settings.lasso_input for point in points] == [0.001, 0.003]
+    with pytest.raises(InputError, match="both 0"):
+        points_of({"method": "lasso"}, {}, {}, (0,))
+
+
 def test_grid_is_every_combination_once_with_every_seed() -> None:
     grid = grid_of(["beta=1e-3,3e-3", "hidden=64,128,256", "keep-scales=true,false", "model=lstm,gru"])
-    points = points_of(TrainSettings(lr=0.5), grid, {}, (3, 1))
+    points = points_of({"lr": 0.5}, grid, {}, (3, 1))
     assert len(points) == 2 * 3 * 2 * 2 * 2
     found = {(s.beta, s.hidden, s.keep_scales, s.model, s.seed) for s in (point.settings for point in points)}
     assert len(found) == len({point.name for point in points}) == len(points)
     assert all(point.settings.lr == 0.5 for point in points)
-    other_order = points_of(TrainSettings(lr=0.5), dict(reversed(grid.items())), {}, (1, 3))
+    other_order = points_of({"lr": 0.5}, dict(reversed(grid.items())), {}, (1, 3))
     assert {point.name for point in other_order} == {point.name for point in points}
 
 
 def test_no_grid_is_one_setting_with_every_seed() -> None:
-    assert [point.name for point in points_of(TrainSettings(), {}, {}, (4, 5))] == ["seed=4", "seed=5"]
+    assert [point.name for point in points_of({}, {}, {}, (4, 5))] == ["seed=4", "seed=5"]
 
 
 @settings(max_examples=30, deadline=None)
@@ -90,8 +97,8 @@ def test_no_grid_is_one_setting_with_every_seed() -> None:
 def test_draws_lie_in_their_ranges_and_more_draws_keep_the_earlier(seed: int, few: int, more: int) -> None:
     ranges = ranges_of(["beta=1e-4:1e-1:log", "hidden=2:9", "layers=1:8:log", "dropout=0.1:0.3"])
     grid = grid_of(["model=lstm,gru"])
-    first = points_of(TrainSettings(), grid, ranges, (0,), few, seed)
-    both = points_of(TrainSettings(), grid, ranges, (0,), few + more, seed)
+    first = points_of({}, grid, ranges, (0,), few, seed)
+    both = points_of({}, grid, ranges, (0,), few + more, seed)
     assert both[: len(first)] == first
     for chosen in (point.settings for point in both):
         assert 1e-4 <= chosen.beta <= 1e-1
@@ -103,7 +110,7 @@ def test_draws_lie_in_their_ranges_and_more_draws_keep_the_earlier(seed: int, fe
 
 def test_a_logarithmic_range_is_drawn_evenly_by_decade_and_whole_numbers_reach_both_ends() -> None:
     ranges = ranges_of(["beta=1e-4:1e-1:log", "hidden=1:4"])
-    drawn = [point.settings for point in points_of(TrainSettings(), {}, ranges, (0,), 600)]
+    drawn = [point.settings for point in points_of({}, {}, ranges, (0,), 600)]
     decades = np.histogram([math.log10(chosen.beta) for chosen in drawn], [-4, -3, -2, -1])[0]
     # 200 each; 5 standard deviations.
     assert np.abs(decades - 200).max() < 5 * math.sqrt(600 * 2 / 9)
@@ -111,16 +118,16 @@ def test_a_logarithmic_range_is_drawn_evenly_by_decade_and_whole_numbers_reach_b
 
 
 def test_equal_draws_count_once() -> None:
-    names = [point.name for point in points_of(TrainSettings(), grid_of(["hidden=4,8"]), {}, (0, 1), 50)]
+    names = [point.name for point in points_of({}, grid_of(["hidden=4,8"]), {}, (0, 1), 50)]
     assert sorted(names) == ["hidden=4,seed=0", "hidden=4,seed=1", "hidden=8,seed=0", "hidden=8,seed=1"]
 
 
 def test_names_tell_values_apart_that_are_alike_and_stay_short_enough_for_a_folder() -> None:
-    close = points_of(TrainSettings(), {"beta": (0.1234567, 0.1234568)}, {}, (0,))
+    close = points_of({}, {"beta": (0.1234567, 0.1234568)}, {}, (0,))
     assert close[0].name != close[1].name
     fields = [f"{name}=1e-3,0.1234567" for name in ("beta", "beta_input", "lasso", "lr", "vib_lr", "mask_lr")]
     fields += ["finetune_lr=1e-3", "finetune_dropout=0.1", "label_smoothing=0.1", "weight_decay=0.125"]
-    points = points_of(TrainSettings(), grid_of(fields), {}, (0,))
+    points = points_of({}, grid_of(fields), {}, (0,))
     assert len({point.name for point in points}) == 64
     assert max(len(point.name) for point in points) < 200
 
@@ -414,7 +421,7 @@ def test_an_interrupted_sweep_resumes_to_the_very_same_figures(
 def test_two_at_once_give_the_same_as_one_after_the_other_and_latency_is_drawn(
     done: tuple[Path, Result], cache: Path, tmp_path: Path
 ) -> None:
-    points = points_of(TrainSettings(**QUICK), {"beta": (0.02,), "hidden": (8,)}, {}, (0, 1))
+    points = points_of(QUICK, {"beta": (0.02,), "hidden": (8,)}, {}, (0, 1))
     found = run_sweep(Sweep(cache, TEST_SPLIT, tmp_path / "two", device="cpu", jobs=2, bench=True), points)
     names = {row["run"] for row in found["runs"]}
     one = [row for row in figures_of(done[0])["runs"] if row["run"] in names]
@@ -426,7 +433,7 @@ def test_two_at_once_give_the_same_as_one_after_the_other_and_latency_is_drawn(
 
 
 def test_dask_gives_the_same(done: tuple[Path, Result], cache: Path, tmp_path: Path) -> None:
-    points = points_of(TrainSettings(**QUICK), {"beta": (0.02,), "hidden": (4,)}, {}, (0, 1))
+    points = points_of(QUICK, {"beta": (0.02,), "hidden": (4,)}, {}, (0, 1))
     found = run_sweep(Sweep(cache, TEST_SPLIT, tmp_path / "dask", device="cpu", jobs=1, backend="dask"), points)
     wanted = {row["run"]: row for row in figures_of(done[0])["runs"]}
     assert [row for row in found["runs"] if row["kind"] == "run"] == [
@@ -435,7 +442,7 @@ def test_dask_gives_the_same(done: tuple[Path, Result], cache: Path, tmp_path: P
 
 
 def test_a_plain_model_that_fails_fails_its_runs_alone(cache: Path, tmp_path: Path) -> None:
-    points = points_of(TrainSettings(**{**QUICK, "method": "plain"}), {"select_inputs": (4, 99)}, {}, (0,))
+    points = points_of({**QUICK, "method": "plain"}, {"select_inputs": (4, 99)}, {}, (0,))
     found = run_sweep(Sweep(cache, TEST_SPLIT, tmp_path / "out", device="cpu", jobs=1), points)
     good, bad = found["runs"]
     assert good["error"] is None
@@ -445,5 +452,5 @@ def test_a_plain_model_that_fails_fails_its_runs_alone(cache: Path, tmp_path: Pa
     with pytest.raises(InputError, match="choose another --out"):
         run_sweep(
             Sweep(cache, TEST_SPLIT, tmp_path / "out", device="cpu"),
-            points_of(TrainSettings(**{**QUICK, "method": "plain", "lr": 1.0}), {"select_inputs": (4,)}, {}, (0,)),
+            points_of({**QUICK, "method": "plain", "lr": 1.0}, {"select_inputs": (4,)}, {}, (0,)),
         )

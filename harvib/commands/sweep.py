@@ -64,7 +64,7 @@ def sweep(
     for name in (*values, *drawn):
         if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise InputError(f"--{name.replace('_', '-')}: is swept and given a value of its own; leave one out")
-    points = points_of(TrainSettings(**fields), values, drawn, seeds_of(seeds), draws, random_seed)
+    points = points_of(fields, values, drawn, seeds_of(seeds), draws, random_seed)
     result = run_sweep(Sweep(features, split, out, device, allow_missing, jobs, backend, scheduler, bench), points)
     page = write_sweep_page(out, result)
     click.echo(sweep_table(result))
