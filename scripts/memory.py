@@ -23,6 +23,9 @@ import click
 import numpy as np
 from small_clips import make_clips
 
+from harfeat.provenance import versions
+from harvib.devices import machine
+
 OPTIONS = "--dataset folder --model test_vit --weights none --frames 2 --batch 32 --device cpu --precision float32"
 
 
@@ -112,6 +115,9 @@ def main(clips: int, workers: int, to: Path | None) -> None:
         packing = watch([*harfeat, "pack", str(folder / "x"), "--out", str(folder / "x.h5")], folder / "log")
     figures = {
         "clips": clips,
+        "command": " ".join(["python", *sys.argv]),
+        "machine": machine(),
+        "versions": versions(),
         "seconds": round(seconds, 1),
         "shards": shards,
         "extract": told(extraction, clips),

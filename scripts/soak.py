@@ -34,6 +34,8 @@ from small_clips import make_clips
 import harfeat.commands.extract as command
 from harfeat.cache import CacheError, open_cache
 from harfeat.cli import main as harfeat
+from harfeat.provenance import versions
+from harvib.devices import machine
 
 OPTIONS = "--dataset folder --model test_vit --weights none --frames 3 --batch 8 --device cpu --precision float32"
 ENDS = ("KILL", "KILL all", "TERM", "INT", "INT INT")
@@ -224,6 +226,9 @@ def main(kills: int, clips: int, seed: int, to: Path | None) -> None:
         "unbroken_seconds": {kind: round(value, 2) for kind, value in soak.seconds.items()},
         "seconds": round(time.monotonic() - started, 1),
         "seed": seed,
+        "command": " ".join(["python", *sys.argv]),
+        "machine": machine(),
+        "versions": versions(),
     }
     text = json.dumps(tally, indent=1)
     click.echo(text)
