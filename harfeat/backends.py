@@ -181,8 +181,24 @@ def _dask(distributed: Any, settings: ExtractSettings, stack: ExitStack) -> tupl
         client.wait_for_workers(1, timeout=60)
     except (OSError, ValueError) as error:  # TimeoutError is an OSError
         raise InputError(f"--scheduler {settings.scheduler}: no Dask cluster answers ({_told(error)})") from error
-    stack.enter_context(joblib.parallel_config("dask", client=client))
+    joblib.register_parallel_backend("harfeat-dask", _dask_backend())
+    stack.enter_context(joblib.parallel_config("harfeat-dask", client=client))
     return -1, (distributed.KilledWorker, distributed.CancelledError, distributed.comm.CommClosedError)
+
+
+def _dask_backend() -> type[Any]:
+    """Joblib's backend for Dask, but also a single worker does the jobs itself.
+
+    Where joblib hears of one job at a time it runs all of them in the calling process, which may have no GPU, and
+    would die of what is to kill only a worker. A worker takes two jobs one after the other just as well.
+    """
+    from joblib._dask import DaskDistributedBackend  # noqa: PLC0415
+
+    class Backend(DaskDistributedBackend):
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, super().effective_n_jobs(n_jobs))
+
+    return Backend
 
 
 def _ray(ray: Any, settings: ExtractSettings, stack: ExitStack) -> tuple[int, Deaths]:

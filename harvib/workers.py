@@ -79,7 +79,8 @@ def _entered(backend: str, jobs: int, scheduler: str, stack: ExitStack) -> tuple
         except (OSError, ValueError) as error:
             raise InputError(f"--scheduler {scheduler}: no Dask cluster answers") from error
         stack.enter_context(client)
-        stack.enter_context(joblib.parallel_config("dask", client=client))
+        joblib.register_parallel_backend("harvib-dask", _dask_backend())
+        stack.enter_context(joblib.parallel_config("harvib-dask", client=client))
         return (module.KilledWorker, module.CancelledError)
     if backend == "ray":
         importlib.import_module("ray.util.joblib").register_ray()
@@ -92,3 +93,17 @@ def _entered(backend: str, jobs: int, scheduler: str, stack: ExitStack) -> tuple
         module.register_spark()
     stack.enter_context(joblib.parallel_config(backend))
     return (module.exceptions.RayError,) if backend == "ray" else (BrokenExecutor,)
+
+
+def _dask_backend() -> type[Any]:
+    """Joblib's backend for Dask, but also a single worker does the jobs itself.
+
+    Where joblib hears of one job at a time it runs all of them in the calling process.
+    """
+    dask = importlib.import_module("joblib._dask")
+
+    class Backend(dask.DaskDistributedBackend):  # type: ignore[name-defined]
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, super().effective_n_jobs(n_jobs))
+
+    return Backend

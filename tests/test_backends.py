@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,15 @@ def check(result: ExtractResult, single: str) -> None:
         assert cache.failures == result.failures
 
 
+_TESTER = int(os.environ.setdefault("HARFEAT_TEST_PROCESS", str(os.getpid())))
+"""The process of the tests; workers inherit the variable."""
+
+
+def die() -> None:
+    assert os.getpid() != _TESTER, "a chunk ran in the process that only hands them out"
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def deadly(job: Job, destination: Destination, clips: Sequence[Clip]) -> Done:
     """A chunk whose worker dies under it, the first time, right after its shard was written."""
     done = run_chunk(job, destination, clips)
@@ -75,13 +84,19 @@ def deadly(job: Job, destination: Destination, clips: Sequence[Clip]) -> Done:
         (destination.folder.parent / "died").touch(exist_ok=False)
     except FileExistsError:
         return done
-    os.kill(os.getpid(), signal.SIGKILL)
+    die()
     raise AssertionError
 
 
 def always_deadly(job: Job, destination: Destination, clips: Sequence[Clip]) -> Done:
-    os.kill(os.getpid(), signal.SIGKILL)
+    die()
     raise AssertionError
+
+
+def elsewhere(job: Job, destination: Destination, clips: Sequence[Clip]) -> Done:
+    """A chunk that says which process it ran in."""
+    (destination.folder.parent / f"ran-in-{os.getpid()}").touch()
+    return run_chunk(job, destination, clips)
 
 
 def test_one_process_a_device(made: Path, single: str, tmp_path: Path) -> None:
@@ -106,9 +121,9 @@ def test_a_dying_process_loses_nothing(
     assert {path.name for path in (tmp_path / "x").iterdir()} == listed | {"manifest.json"}
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """A scheduler and two workers of Dask, started as anybody would start them; the scheduler's address."""
+@contextmanager
+def started_cluster(folder: Path, workers: int) -> Iterator[str]:
+    """A scheduler and workers of Dask, started as anybody would start them; the scheduler's address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -122,9 +137,10 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         "1",
         "--no-dashboard",
         "--local-directory",
-        str(tmp_path / "dask"),
+        str(folder),
     ]
-    commands = [[*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"], worker, worker]
+    scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    commands = [scheduler, *[worker] * workers]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     with ExitStack() as stack:
         for command in commands:
@@ -139,6 +155,23 @@ def cluster(tmp_path: Path) -> Iterator[str]:
             )
             stack.callback(os.killpg, process.pid, signal.SIGKILL)
         yield address
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """Two workers."""
+    with started_cluster(tmp_path / "dask", 2) as address:
+        yield address
+
+
+def test_one_worker_of_dask_is_a_cluster(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joblib runs jobs for a single worker itself, in the process that wanted them done elsewhere."""
+    monkeypatch.setattr(backends, "run_chunk", elsewhere)
+    with started_cluster(tmp_path / "dask", 1) as address:
+        extract(settings(made, tmp_path / "out", backend="dask", scheduler=address), progress=False)
+    ran_in = {path.name for path in tmp_path.glob("ran-in-*")}
+    assert ran_in
+    assert f"ran-in-{os.getpid()}" not in ran_in
 
 
 def test_a_cluster_of_dask(
