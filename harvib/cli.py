@@ -11,6 +11,7 @@ import click
 from harfeat.cache import CacheError
 from harvib.commands.bench import bench
 from harvib.commands.evaluate import evaluate
+from harvib.commands.export import export
 from harvib.commands.prune import prune
 from harvib.commands.report import report
 from harvib.commands.sweep import sweep
@@ -52,6 +53,7 @@ def main() -> None:
 main.add_command(train)
 main.add_command(evaluate)
 main.add_command(bench)
+main.add_command(export)
 main.add_command(report)
 main.add_command(prune)
 main.add_command(sweep)

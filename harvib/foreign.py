@@ -6,6 +6,7 @@ of an RNN, the order of the classes) the user says or answers for.
 
 Safetensors hold numbers alone. A TorchScript file is a program: PyTorch's C++ reader loads it and nothing of it is
 called, but one that brings code to run while it is read (`__setstate__`) is refused. Pickles are refused always.
+What `harvib export --format torch` wrote tells all of this, and which of a clip's features it reads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from harvib.cells import CELLS, Stack, shape_of
 from harvib.cells.stack import Layer
 from harvib.errors import InputError
+from harvib.export.card import TorchCard, read_card
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.readout import READOUTS
 
@@ -46,12 +48,16 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, Lookup
 
 @dataclass(frozen=True, eq=False)
 class ForeignModel:
-    """What was found in a file: the plain classifier, its hidden units a layer and direction, the file's hash."""
+    """What was found in a file: the plain classifier, its hidden units a layer and direction, the file's hash.
+
+    `card` holds classes and features' fingerprint where the file tells them.
+    """
 
     path: Path
     sha256: str
     classifier: SequenceClassifier
     biases: bool
+    card: TorchCard | None = None
 
     @property
     def hidden(self) -> int:
@@ -67,19 +73,26 @@ class ForeignModel:
         """One line on what was found."""
         spec = self.classifier.spec
         layers = len(spec.shape)
+        inputs = str(spec.inputs) if spec.inputs == spec.features else f"{spec.inputs} of {spec.features}"
         return (
-            f"{spec.cell} with {spec.features} inputs, {self.hidden} hidden units, {layers} layer"
+            f"{spec.cell} with {inputs} inputs, {self.hidden} hidden units, {layers} layer"
             f"{'s' if layers > 1 else ''}{', both directions' if self.bidirectional else ''}"
             f"{'' if self.biases else ', without biases'}; readout {spec.readout}; {spec.classes} classes"
         )
 
 
-def read_foreign(path: Path, readout: str, nonlinearity: str | None = None) -> ForeignModel:
+def read_foreign(path: Path, readout: str | None = None, nonlinearity: str | None = None) -> ForeignModel:
     """Read and check a classifier from a safetensors or TorchScript file; its logits are compared with torch's.
 
     `readout` is how the head sees the states: `last`, each direction's final state (torch's h_n), or `mean` over
-    the clip's steps. `nonlinearity` must be said for an nn.RNN and for no other. Raises InputError.
+    the clip's steps. `nonlinearity` must be said for an nn.RNN and for no other. A file of `harvib export` tells
+    both itself. Raises InputError.
     """
+    told = read_card(path)
+    if told is not None:
+        readout, nonlinearity = _agreed(path, told, readout, nonlinearity)
+    if readout is None:
+        raise InputError(f"--readout: {path} does not tell it; say one of {', '.join(READOUTS)}")
     if readout not in READOUTS:
         raise InputError(f"--readout {readout}: choose one of {', '.join(READOUTS)}")
     if nonlinearity not in (None, *NONLINEARITIES):
@@ -95,8 +108,11 @@ def read_foreign(path: Path, readout: str, nonlinearity: str | None = None) -> F
     module = _module(path, recurrent, cell)
     head = _head(path, rest, module)
     classifier = _classifier(module, head, cell, readout)
+    if told is not None:
+        _choose_inputs(path, classifier, told)
     _verify(path, classifier, module, head)
-    return ForeignModel(path, hashlib.sha256(path.read_bytes()).hexdigest(), classifier, module.bias)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ForeignModel(path, sha256, classifier, module.bias, told)
 
 
 def stack_of(module: nn.RNNBase) -> Stack:
@@ -123,6 +139,23 @@ def cell_name(module: nn.RNNBase) -> str:
     """The name in CELLS of a torch module's cell."""
     name = module.mode.lower()
     return {"rnn_tanh": "rnn", "rnn_relu": "rnn-relu"}.get(name, name)
+
+
+def _agreed(path: Path, told: TorchCard, readout: str | None, nonlinearity: str | None) -> tuple[str, str | None]:
+    """Readout and non-linearity as the file tells them; InputError where the user says otherwise."""
+    pairs = (("readout", readout, told.readout), ("nonlinearity", nonlinearity, told.nonlinearity))
+    for option, said, right in pairs:
+        if said not in (None, right):
+            raise InputError(f"--{option} {said}: {path} says {right}; leave the option out")
+    return told.readout, told.nonlinearity
+
+
+def _choose_inputs(path: Path, classifier: SequenceClassifier, told: TorchCard) -> None:
+    """Let a classifier read those features of a clip that the file tells."""
+    if (len(told.inputs), len(told.classes)) != (classifier.spec.inputs, classifier.spec.classes):
+        raise InputError(f"{path}: its metadata do not fit its weights; export it again")
+    classifier.spec = replace(classifier.spec, features=told.features)
+    classifier.selection.copy_(torch.tensor(told.inputs))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -278,9 +311,10 @@ def _classifier(module: nn.RNNBase, head: nn.Linear, cell: str, readout: str) ->
 def _verify(path: Path, classifier: SequenceClassifier, module: nn.RNNBase, head: nn.Linear) -> None:
     """Random clips through torch's modules and through ours, in float64; beyond rounding is our own defect."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 4, module.input_size, generator=generator, dtype=torch.float64)
+    x = torch.randn(3, 4, classifier.spec.features, generator=generator, dtype=torch.float64)
     lengths = torch.tensor([4, 1, 3])
-    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    read = x[..., classifier.selection]
+    packed = nn.utils.rnn.pack_padded_sequence(read, lengths, batch_first=True, enforce_sorted=False)
     output, state = module.double()(packed)
     if classifier.spec.readout == "last":
         final = state[0] if isinstance(state, tuple) else state

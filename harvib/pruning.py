@@ -43,6 +43,13 @@ def prune(
             raise InputError(f"{found.path} reads {spec.features} values a step; {features} has {cache.dim()}")
         if len(cache.classes) != spec.classes:
             raise InputError(f"{found.path} has {spec.classes} classes; {features} has {len(cache.classes)}")
+        if found.card is not None and found.card.classes != cache.classes:
+            raise InputError(f"{found.path}: its classes are not those of {features}, or not in its order")
+        if found.card is not None and found.card.fingerprint != cache.fingerprint:
+            raise InputError(
+                f"{found.path} was made for features {found.card.fingerprint[:12]}, {features} has "
+                f"{cache.fingerprint[:12]}: give the cache it was trained on, or one extracted alike"
+            )
     settings = dataclasses.replace(
         settings,
         model=spec.cell,
@@ -51,7 +58,7 @@ def prune(
         bidirectional=found.bidirectional,
         readout=spec.readout,
         standardize=False,
-        select_inputs=0,
+        select_inputs=spec.inputs if spec.inputs < spec.features else 0,
     )
     given = Given(found.classifier, f"{found.path.name} sha256:{found.sha256}")
     return train(features, split, settings, run_dir, given, device, allow_missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,6 +25,19 @@ class Cell(nn.Module, ABC):
 
         The cell is then the plain one of torch; that changes the function, and fine-tuning repairs it.
         """
+
+    def torch_module(self) -> nn.RNNBase | None:
+        """Of a plain or compact cell: a copy as torch's own module of one layer, equal to it exactly.
+
+        None where there is no such module: a factor that the masks have left is neither 0 nor 1, or the cell has
+        no recurrence.
+        """
+        if not all(bool(((factor == 0) | (factor == 1)).all()) for factor in self.buffers()):
+            return None
+        cell = copy.deepcopy(self)
+        # Nothing changes where every factor is 0 or 1.
+        cell.use_hard_scales()
+        return next((child for child in cell.children() if isinstance(child, nn.RNNBase)), None)
 
 
 class PlainCell(Cell):

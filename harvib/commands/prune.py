@@ -28,9 +28,8 @@ from harvib.settings import TrainSettings
 @click.option(
     "--readout",
     "reads",
-    required=True,
     type=click.Choice(list(READOUTS)),
-    help="What of the states the head reads.",
+    help="What of the states the head reads; only a file of `harvib export` tells it.",
 )
 @click.option("--nonlinearity", type=click.Choice(NONLINEARITIES), help="Of an nn.RNN; weights do not tell.")
 @click.option(
@@ -45,7 +44,7 @@ from harvib.settings import TrainSettings
 @options_of(TrainSettings)
 def prune(
     weights: Path,
-    reads: str,
+    reads: str | None,
     nonlinearity: str | None,
     features: Path,
     split: str,

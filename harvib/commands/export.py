@@ -1,0 +1,24 @@
+"""`harvib export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harvib.export import FORMATS, export_run
+
+
+@click.command()
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Run folder or model file.")
+@click.option(
+    "--format", "form", default="torch", show_default=True, type=click.Choice(list(FORMATS)), help="How."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
+def export(model: Path, form: str, out: Path) -> None:
+    """Write the final model of a run as a file for other programs.
+
+    torch: the weights of an nn.LSTM, nn.GRU or nn.RNN and an nn.Linear under torch's own names, as safetensors;
+    the inputs that are read and the class names stand as JSON in its metadata. `harvib prune` reads it too.
+    """
+    click.echo(export_run(model, form, out))

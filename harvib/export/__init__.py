@@ -1,0 +1,38 @@
+"""Trained models as files for other programs: one file here a format, and one line in FORMATS.
+
+An exporter takes the model of a finished run, its card and the file to write. It writes the file whole or not at
+all, says in one line what it wrote, and raises InputError where the format cannot hold the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from harvib.errors import InputError
+from harvib.export.torch import to_torch, write_torch
+from harvib.models import SequenceClassifier
+from harvib.rundir import RunFolder
+from harvib.weights import ModelCard, load_model
+
+Exporter = Callable[[SequenceClassifier, ModelCard, Path], str]
+
+FORMATS: dict[str, Exporter] = {"torch": write_torch}
+
+__all__ = ["FORMATS", "Exporter", "export_run", "to_torch"]
+
+
+def export_run(model: Path, form: str, out: Path) -> str:
+    """Write the final model of a run folder, or a model file, to `out`; the line that says what was written.
+
+    Raises InputError where there is no such model or format, or where `out` cannot be written.
+    """
+    if form not in FORMATS:
+        raise InputError(f"--format {form}: choose one of {', '.join(FORMATS)}")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: " + ("is a folder" if out.is_dir() else "its folder does not exist"))
+    network, card = load_model(RunFolder(model).model if model.is_dir() else model)
+    try:
+        return FORMATS[form](network, card, out)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error.strerror or error}") from error
