@@ -21,12 +21,13 @@ from videos import Recipe, numbered_frame, write_video
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import reproduce
-from published import TABLES, Needed, Row, Table, agreement
+from published import TABLES, Needed, Row, Table
 
 from harfeat.cache import open_cache, write_cache
 from harfeat.cli import main as harfeat
 from harfeat.splits import random_split
 from harvib.models import ModelSpec
+from harvib.published import agreement
 from harvib.settings import TrainSettings
 
 FACTS = {
@@ -71,7 +72,7 @@ TARGET = 220
 
 
 def _row(settings: TrainSettings | None, inputs: int, hidden: int, reason: str = "") -> Row:
-    return Row("ucf11", "main", "VIB", "50.0", "", inputs, hidden, settings, reason)
+    return Row("ucf11", "main", "VIB", "50.0", "", inputs, hidden, settings=settings, reason=reason)
 
 
 SMALL = Table(
