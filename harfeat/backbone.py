@@ -46,6 +46,11 @@ class Backbone:
         return self.choice.name
 
     @property
+    def note(self) -> str | None:
+        """One line for the user where a faster precision was passed over."""
+        return self.choice.note
+
+    @property
     def ahead(self) -> int:
         """Batches that should be under way at once, so that no core and no GPU waits for the next."""
         return 1 + math.ceil(2 * self.lanes.count * self.lanes.batch / self.batch)

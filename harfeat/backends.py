@@ -22,7 +22,7 @@ from harfeat.chunks import Described, Done, Job, describe, run_chunk, visible_de
 from harfeat.datasets import Clip
 from harfeat.errors import InputError
 from harfeat.extraction import Destination, Record, backbone_of, extract_clips
-from harfeat.settings import ExtractSettings
+from harfeat.settings import PIXELS, ExtractSettings
 
 _CHUNK = 64
 """Clips in a chunk at most: what a dying worker can cost."""
@@ -136,7 +136,7 @@ def backend_of(settings: ExtractSettings) -> Iterator[Backend]:
     """Whoever the settings name; several devices are shared out among as many processes. Raises InputError."""
     devices = tuple(name.strip() for name in settings.device.split(","))
     if settings.backend == "local" and settings.device == "auto":
-        devices = visible_devices()
+        devices = ("cpu",) if settings.model == PIXELS else visible_devices()
     if settings.backend == "local" and len(devices) == 1:
         yield Here(settings)
         return

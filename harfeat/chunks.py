@@ -26,8 +26,8 @@ from harfeat.cache.fingerprint import differing_fields
 from harfeat.cache.manifest import FileEntry
 from harfeat.datasets import Clip
 from harfeat.errors import InputError
-from harfeat.extraction import Destination, extract_clips, recipe_of
-from harfeat.settings import ExtractSettings
+from harfeat.extraction import Destination, FrameModel, backbone_of, extract_clips, recipe_of
+from harfeat.settings import PIXELS, ExtractSettings
 
 _ONE_AT_A_TIME = threading.Lock()
 """A worker of Dask may have several threads, but its model and its cores are busy with one chunk."""
@@ -58,9 +58,9 @@ class Described:
     note: str | None
 
     @classmethod
-    def of(cls, settings: ExtractSettings, backbone: Backbone) -> Described:
+    def of(cls, settings: ExtractSettings, backbone: FrameModel) -> Described:
         """What this backbone makes of them."""
-        return cls(recipe_of(settings, backbone), backbone.provenance(), backbone.choice.note)
+        return cls(recipe_of(settings, backbone), backbone.provenance(), backbone.note)
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,17 @@ def run_chunk(job: Job, destination: Destination, clips: Sequence[Clip]) -> Done
         failures.extend(failed)
 
     with _ONE_AT_A_TIME, _few_cores(job.cores), _children_allowed():
-        backbone = _backbone(job, destination.recipe["precision"])
+        backbone = _backbone(job, destination.recipe.get("precision"))
         if difference := differing_fields(destination.recipe, recipe_of(job.settings, backbone)):
             raise InputError(f"a worker on {os.uname().nodename} extracts otherwise ({'; '.join(difference)})")
         extract_clips(clips, backbone, job.settings, destination, record)
     return Done(tuple(clip.name for clip in clips), tuple(entries), tuple(failures))
 
 
-def _backbone(job: Job, precision: str | None) -> Backbone:
+def _backbone(job: Job, precision: str | None) -> FrameModel:
     settings = job.settings
+    if settings.model == PIXELS:  # needs no device, and is built at once
+        return backbone_of(settings)
     devices = job.devices or visible_devices()
     device = devices[0] if precision is None else _claim(devices, job.token)
     return _built(settings.model, settings.weights, device, precision or settings.precision, settings.batch)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import joblib
 import numpy as np
 
-from harfeat.backbone import Backbone, build_backbone
-from harfeat.batching import ClipBatcher
+from harfeat.backbone import build_backbone
+from harfeat.batching import ClipBatcher, Pending
 from harfeat.cache import ClipFeatures, ClipRow, Failure
 from harfeat.cache.hashed_files import write_shard
 from harfeat.cache.manifest import FileEntry
@@ -23,7 +23,9 @@ from harfeat.decode import DecodeError
 from harfeat.decode import recipe as decoder_recipe
 from harfeat.decode.pool import prepared_clips
 from harfeat.decode.worker import Prepared
-from harfeat.settings import ExtractSettings
+from harfeat.pixels import Pixels
+from harfeat.preprocess import TransformConfig
+from harfeat.settings import PIXELS, ExtractSettings
 
 Outcome = tuple[ClipRow, dict[str, ClipFeatures]] | Failure
 
@@ -34,12 +36,47 @@ Record = Callable[[Sequence[FileEntry], Sequence[Failure]], None]
 """Takes note of shards that were written and of clips that failed."""
 
 
-def backbone_of(settings: ExtractSettings) -> Backbone:
+class FrameModel(Protocol):
+    """What makes features of prepared frames: a network (`Backbone`), or none (`Pixels`)."""
+
+    @property
+    def transform(self) -> TransformConfig:
+        """How frames are resized and cropped before `start`."""
+
+    @property
+    def batch(self) -> int:
+        """Frames in a batch."""
+
+    @property
+    def ahead(self) -> int:
+        """Batches that should be under way at once."""
+
+    @property
+    def device(self) -> object:
+        """Where it computes; its text is told."""
+
+    @property
+    def note(self) -> str | None:
+        """One line for the user."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything here that changes a feature."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What is worth telling beside the recipe."""
+
+    def start(self, pixels: np.ndarray) -> np.ndarray | Pending:
+        """(B, 3, H, W) uint8 to (B, D) features, or to what will have them."""
+
+
+def backbone_of(settings: ExtractSettings) -> FrameModel:
     """The model that the settings ask for; raises InputError."""
+    if settings.model == PIXELS:
+        return Pixels(*settings.pixel_size, settings.batch)
     return build_backbone(settings.model, settings.weights, settings.device, settings.precision, settings.batch)
 
 
-def recipe_of(settings: ExtractSettings, backbone: Backbone) -> dict[str, Any]:
+def recipe_of(settings: ExtractSettings, backbone: FrameModel) -> dict[str, Any]:
     """Everything but the videos' bytes that changes a feature; the fingerprint is its hash."""
     return {
         "kind": "video",
@@ -47,7 +84,7 @@ def recipe_of(settings: ExtractSettings, backbone: Backbone) -> dict[str, Any]:
         "decoder": decoder_recipe(),
         "sampling": settings.sampling.recipe(),
         **backbone.recipe(),
-        "dtype": settings.dtype,
+        "dtype": settings.stored_dtype,
     }
 
 
@@ -62,7 +99,7 @@ class Destination:
 
 def extract_clips(
     clips: Sequence[Clip],
-    backbone: Backbone,
+    backbone: FrameModel,
     settings: ExtractSettings,
     destination: Destination,
     record: Record,
@@ -106,7 +143,7 @@ def extract_clips(
 
 
 def outcomes(
-    clips: Sequence[Clip], backbone: Backbone, settings: ExtractSettings
+    clips: Sequence[Clip], backbone: FrameModel, settings: ExtractSettings
 ) -> Generator[Outcome, None, None]:
     """The row and features of each clip, or its failure; finished clips come in order."""
     batcher: ClipBatcher[tuple[Clip, Prepared]] = ClipBatcher(backbone.start, backbone.batch, backbone.ahead)
@@ -123,9 +160,9 @@ def outcomes(
             pixels = [view.pixels for view in result.views]
             joined = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
             for (done, source), values in batcher.add((clip, result), joined):
-                yield _outcome(done, source, values, streams, settings.dtype)
+                yield _outcome(done, source, values, streams, settings.stored_dtype)
         for (done, source), values in batcher.flush():
-            yield _outcome(done, source, values, streams, settings.dtype)
+            yield _outcome(done, source, values, streams, settings.stored_dtype)
 
 
 def _outcome(clip: Clip, source: Prepared, values: np.ndarray, streams: Sequence[str], dtype: str) -> Outcome:

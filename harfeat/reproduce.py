@@ -14,7 +14,7 @@ from harfeat.cache import Cache
 from harfeat.datasets import Clip
 from harfeat.errors import InputError
 from harfeat.sampling import SamplingSettings
-from harfeat.settings import MOST_BATCH, ExtractSettings, dataset_of
+from harfeat.settings import MOST_BATCH, PIXELS, ExtractSettings, dataset_of
 
 _HELD = ("auto", "none")
 
@@ -50,8 +50,9 @@ def settings_of(
     and test groups are left out, since they change no feature. Raises InputError.
     """
     sampling, told = sampling_of(cache), _settings(cache)
-    model, dtype, precision = (_text(cache, cache.recipe, key) for key in ("model", "dtype", "precision"))
-    if precision == "auto":
+    model, dtype = (_text(cache, cache.recipe, key) for key in ("model", "dtype"))
+    precision = "auto" if model == PIXELS else _text(cache, cache.recipe, "precision")
+    if precision == "auto" and model != PIXELS:
         raise InputError(f"{cache.path}: its recipe states no precision: file altered")
     batch = told.get("batch")
     if type(batch) is not int or not 1 <= batch <= MOST_BATCH:
@@ -66,6 +67,7 @@ def settings_of(
         root,
         cache.path,
         model=model,
+        size=_pixel_size(cache) if model == PIXELS else "",
         weights=chosen,
         sampling=sampling,
         splits_dir=splits_dir,
@@ -86,6 +88,13 @@ def _settings(cache: Cache) -> Mapping[str, Any]:
     if not isinstance(told, Mapping):
         raise InputError(f"{cache.path}: provenance does not hold the settings of the extraction")
     return told
+
+
+def _pixel_size(cache: Cache) -> str:
+    size = cache.recipe.get("size")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int for side in size):
+        raise InputError(f"{cache.path}: its recipe states no size of the pixels: file altered")
+    return "{}x{}".format(*size)
 
 
 def _text(cache: Cache, fields: Mapping[str, Any], key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,17 @@ from harfeat.sampling import SamplingSettings
 
 MOST_BATCH = 1 << 16
 """Frames in a batch at most: they are in memory at once."""
+
+PIXELS = "pixels"
+"""The model that is none: frames themselves, resized (`harfeat.pixels`)."""
+_PIXEL_SIZE = (160, 120)  # of VIB-LSTM's end-to-end models: 57,600 values
+_LARGEST_SIDE = 4096
+_ALLOWED_WITH_PIXELS = {
+    "weights": ("auto", "none"),
+    "precision": ("auto", "float32"),
+    "dtype": ("auto", "uint8"),
+    "device": ("auto", "cpu"),
+}
 
 
 def _option(text: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
@@ -27,7 +39,7 @@ class ExtractSettings:
     dataset: str = _option("Kind of data set; `harfeat datasets` explains.", choices=tuple(REGISTRY))
     root: Path = _option("Folder with the class folders.")
     out: Path = _option("X.h5: one packed file; else a folder for shards. Repeat the command to resume.")
-    model: str = _option("Any timm model.", "tf_efficientnet_lite0")
+    model: str = _option("Any timm model; pixels: the frames themselves, as uint8.", "tf_efficientnet_lite0")
     weights: str = _option("auto (timm downloads), none, or a file.", "auto")
     sampling: SamplingSettings = SamplingSettings()
     splits_dir: Path | None = _option("Folder of official lists (needed for hmdb51).", None)
@@ -35,7 +47,12 @@ class ExtractSettings:
     test_groups: tuple[str, ...] = ()
     split_seed: int = _option("Seed of the splits 'random' and 'group'.", 0, low=0)
     limit: int = _option("About so many clips, of all classes; 0: all.", 0, low=0)
-    dtype: str = _option("Type in which features are stored.", "float16", choices=("float16", "float32"))
+    dtype: str = _option(
+        "Type in which features are stored; auto: float16, of pixels uint8.",
+        "auto",
+        choices=("auto", "float16", "float32", "uint8"),
+    )
+    size: str = _option("pixels: WxH to which each whole frame is resized; 160x120 where not said.", "")
     device: str = _option("auto (all GPUs, else the CPU), cpu, cuda, cuda:0,cuda:1, ...", "auto")
     precision: str = _option(
         "Arithmetic of the model; auto: the fastest that keeps the features.",
@@ -77,6 +94,40 @@ class ExtractSettings:
                 raise InputError(f"{option} {value}: must be more than {above}")
             if high is not None and not value <= high:
                 raise InputError(f"{option} {value}: must be at most {high}")
+        self._check_pixels()
+
+    @property
+    def stored_dtype(self) -> str:
+        """The type that `dtype` means."""
+        return ("uint8" if self.model == PIXELS else "float16") if self.dtype == "auto" else self.dtype
+
+    @property
+    def pixel_size(self) -> tuple[int, int]:
+        """Width and height of the frames that `--model pixels` stores. Raises InputError."""
+        if not self.size:
+            return _PIXEL_SIZE
+        match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", self.size)
+        sides = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not all(1 <= side <= _LARGEST_SIDE for side in sides):
+            raise InputError(f"--size {self.size}: say WxH, as in 160x120, each from 1 to {_LARGEST_SIDE}")
+        return sides
+
+    def _check_pixels(self) -> None:
+        if self.model != PIXELS:
+            if self.size:
+                raise InputError(
+                    f"--size {self.size} needs --model pixels: leave it out, {self.model} has its own"
+                )
+            if self.dtype == "uint8":
+                raise InputError("--dtype uint8 needs --model pixels: say float16 or float32")
+            return
+        _ = self.pixel_size
+        for name, allowed in _ALLOWED_WITH_PIXELS.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"--{name} {getattr(self, name)} does not go with --model pixels, which has no network and "
+                    "stores uint8: leave it out"
+                )
 
 
 def dataset_of(settings: ExtractSettings) -> Dataset:

@@ -1,4 +1,6 @@
-"""Cache to batches. The order of training clips, and the view drawn of each, are a pure function of (seed, epoch).
+"""Cache to batches. Features that are bytes are pixels: models see value / 255, memory holds the bytes.
+
+The order of training clips, and the view drawn of each, are a pure function of (seed, epoch).
 
 Views are other draws of a clip's frames, in streams of their own (`rgb-view-1`, ...). Only the train part has
 them, and only training sees them: validation, test, soft targets and statistics are of the main stream.
@@ -36,7 +38,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class ClipSet:
-    """Some clips of a cache in memory, features as stored; `clips` are indices into the cache.
+    """Some clips of a cache in memory, features as stored (bytes stay bytes); `clips` are indices into the cache.
 
     `views` (K, V, 2) holds the first row and the end of each of the cache's V clips in each view, all in `rows`.
     """
@@ -116,7 +118,8 @@ class ClipSet:
         return mean.float(), variance.sqrt().float()
 
     def _clip_rows(self) -> Iterator[Tensor]:
-        return (self.rows[self.offsets[clip] : self.offsets[clip + 1]].double() for clip in self.clips)
+        for clip in self.clips:
+            yield _as_numbers(self.rows[self.offsets[clip] : self.offsets[clip + 1]], torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,16 +136,23 @@ class Parts:
     parts_hash: str
 
 
+def _as_numbers(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Stored rows as what models compute with: bytes are divided by 255, all else keeps its value."""
+    numbers = rows.to(dtype)
+    return numbers.div_(255) if rows.dtype == torch.uint8 else numbers
+
+
 def _gathered(rows: Tensor, starts: np.ndarray, lengths: np.ndarray) -> Tensor:
     """(B, T, D) float32: of each clip its rows from `starts` on, zeros after its length; T is the longest."""
     steps, dim = int(lengths.max()), rows.shape[1]
     if lengths.min() == steps and not (starts % steps).any():
         # As in a cache whose clips are equally long: whole clips are copied, as fast as memory gives them.
         blocks = rows[: len(rows) // steps * steps].view(-1, steps, dim)
-        return blocks.index_select(0, torch.from_numpy(starts // steps)).float()
+        return _as_numbers(blocks.index_select(0, torch.from_numpy(starts // steps)), torch.float32)
     step = np.arange(steps)
     places = starts[:, None] + np.minimum(step, lengths[:, None] - 1)
-    features = rows.index_select(0, torch.from_numpy(places.ravel())).float().view(len(starts), steps, dim)
+    chosen = rows.index_select(0, torch.from_numpy(places.ravel()))
+    features = _as_numbers(chosen, torch.float32).view(len(starts), steps, dim)
     features[torch.from_numpy(step >= lengths[:, None])] = 0
     return features
 
@@ -161,7 +171,7 @@ def load_clips(cache: Cache) -> ClipSet:
     if rows.dtype not in (np.float16, np.uint8):
         with np.errstate(over="ignore"):
             rows = rows.astype(np.float32, copy=False)
-    if not np.isfinite(rows).all():
+    if rows.dtype != np.uint8 and not np.isfinite(rows).all():
         raise InputError(f"{cache.path}: features hold NaN or infinity: extract or import them again")
     return ClipSet(
         torch.from_numpy(rows),

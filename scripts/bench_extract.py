@@ -41,12 +41,12 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from harfeat.backbone import Backbone
+from harfeat.backbone import Backbone, build_backbone
 from harfeat.cache import CacheHead, ClipFeatures, ClipRow, open_cache, single_stream, write_cache
 from harfeat.datasets import Clip
 from harfeat.decode import DecodeError, decode_clip
 from harfeat.decode.pool import prepared_clips
-from harfeat.extraction import Destination, backbone_of, extract_clips, recipe_of
+from harfeat.extraction import Destination, extract_clips, recipe_of
 from harfeat.preprocess import prepare
 from harfeat.provenance import versions
 from harfeat.sampling import uniform
@@ -80,7 +80,9 @@ class Subject:
 
 def subject_of(settings: ExtractSettings, files: Sequence[Path], clips: int) -> Subject:
     """Load the model as harfeat does and plainly; decode the files once."""
-    backbone = backbone_of(settings)
+    backbone = build_backbone(
+        settings.model, settings.weights, settings.device, settings.precision, settings.batch
+    )
     network, _ = load_backbone(settings.model, settings.weights)
     decoded = [decode_clip(path, lambda count: uniform(count, FRAMES)) for path in files]
     pixels = np.concatenate([prepare(clip.frames, backbone.transform) for clip in decoded])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ def made_up_cache(
     lengths: Sequence[int] = (3, 4, 5),
     seed: int = 0,
     dtype: Any = np.float32,
-    recipe: str = "made up",
+    recipe: str | Mapping[str, Any] = "made up",
     failures: Sequence[Failure] = (),
     change: Change | None = None,
 ) -> Path:
     """Write a cache with `groups` groups a class; split `held` tests the last two groups of each class.
 
-    Clip lengths go round in `lengths`. `change` gets rows and features and returns those to be stored.
+    Clip lengths go round in `lengths`. `recipe` is its kind, or all of it. `change` gets rows and features
+    and returns those to be stored.
     """
     rng = np.random.default_rng(seed)
     rows: list[ClipRow] = []
@@ -50,7 +51,7 @@ def made_up_cache(
     if change is not None:
         rows, features = change(rows, features)
     split = fixed_split(TEST_SPLIT, roles[: len(rows)], [row.group for row in rows], "last two groups test")
-    head = CacheHead({"kind": recipe}, classes, rows, [split], failures)
+    head = CacheHead({"kind": recipe} if isinstance(recipe, str) else recipe, classes, rows, [split], failures)
     clips = (ClipFeatures(values.astype(dtype), np.arange(len(values))) for values in features)
     width = features[0].shape[1] if features else dim
     write_cache(path, head, *single_stream([len(values) for values in features], clips, width, dtype))

@@ -37,6 +37,8 @@ from harfeat.splits import Split
 FORMAT = "harfeat"
 VERSION = 1
 DEFAULT_STREAM = "rgb"
+FEATURE_TYPES = ("float16", "float32", "float64", "uint8")
+"""Types of features; uint8 are pixels, which readers divide by 255."""
 
 
 class CacheError(InputError):

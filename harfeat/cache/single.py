@@ -19,6 +19,7 @@ from harfeat.cache.digest import digest_of_clip, digests_of_head, digests_of_str
 from harfeat.cache.fingerprint import fingerprint
 from harfeat.cache.schema import (
     DEFAULT_STREAM,
+    FEATURE_TYPES,
     FORMAT,
     VERSION,
     CacheError,
@@ -28,8 +29,6 @@ from harfeat.cache.schema import (
 )
 from harfeat.cache.untrusted import UntrustedFile
 from harfeat.splits import Split, leaking_groups
-
-_FEATURE_TYPES = ("float16", "float32", "float64", "uint8")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -205,7 +204,7 @@ class FileCache(Cache):
         features = self._file.dataset(f"{key}/features")
         with self._file.blaming(f"{key}/features"):
             dtype, shape = features.dtype, features.shape
-        if shape is None or len(shape) != 2 or dtype.name not in _FEATURE_TYPES or not dtype.isnative:
+        if shape is None or len(shape) != 2 or dtype.name not in FEATURE_TYPES or not dtype.isnative:
             raise CacheError(f"{self.path}: {key}/features is {dtype} {shape}, expected floats of shape (N, D)")
         count = len(self.clips)
         offsets = self._file.array(f"{key}/offsets", "i", (count + 1,))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harfeat.cache.schema import ClipFeatures, ClipRow
+from harfeat.cache.schema import FEATURE_TYPES, ClipFeatures, ClipRow
 from harfeat.errors import InputError
 
 UNREADABLE = (
@@ -104,9 +104,10 @@ class ForeignClips:
 def check(path: Path, arrays: ForeignArrays) -> ForeignClips:
     """Check that the arrays fit together; InputError, one line, where they do not."""
     shape, dtype = arrays.features.shape, arrays.features.dtype
-    if len(shape) not in (2, 3) or dtype.name not in ("float16", "float32", "float64") or 0 in shape:
+    if len(shape) not in (2, 3) or dtype.name not in FEATURE_TYPES or 0 in shape:
         raise InputError(
-            f"{path}: features are {dtype} {shape}; expected floats of shape (clips, frames, D) or (clips, D)"
+            f"{path}: features are {dtype} {shape}; expected floats of shape (clips, frames, D) or (clips, D), "
+            "or uint8"
         )
     lengths = _lengths(path, arrays)
     count = len(lengths)

@@ -14,6 +14,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from harfeat.cache import Cache
 from harfeat.errors import InputError
 from harfeat.preprocess import TransformConfig
+from harfeat.settings import PIXELS
 from harfeat.weights import identity, load_classifier
 
 
@@ -61,6 +62,8 @@ def classifier_of(cache: Cache, weights: str | None) -> Classifier | str:
     model = cache.recipe.get("model")
     if not isinstance(told, str) or not isinstance(model, str):
         return "The provenance names no model and weights, so there are no predictions."
+    if model == PIXELS:
+        return "The features are the frames' own pixels, so there are no predictions."
     if told == "none":
         return "The backbone had random weights, so there are no predictions."
     if weights is None and told != "auto":

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from harvib import bench
 from harvib.errors import InputError
+from harvib.report.pixels import kept_pixels, pixels_caption, pixels_plot
 from harvib.report.plots import Curves, confusion_plot, curves_plot, log_alpha_plot
 from harvib.report.table import STATES
 from harvib.rundir import RunFolder
@@ -98,7 +99,7 @@ def page(run: Path) -> str:
         bench_command=shlex.join(["harvib", "bench", "--model", str(run)]),
         learning=learning_plots(rows),
         alive=alive_plots(rows),
-        masks=mask_plots(folder) if "masked" in report else [],
+        masks=mask_plots(folder, config["recipe"]) if "masked" in report else [],
         confusion=Markup(confusion_plot("confusion", np.asarray(report["confusion"]))),
         classes=class_figures(report["confusion"], config["classes"]),
         settings=setting_rows(config["settings"]),
@@ -187,10 +188,14 @@ def alive_plots(rows: Sequence[Mapping[str, str]]) -> list[Plot]:
 
 
 @torch.no_grad()
-def mask_plots(folder: RunFolder) -> list[Plot]:
-    """A histogram of log alpha for each mask of the masked model."""
+def mask_plots(folder: RunFolder, recipe: Mapping[str, Any]) -> list[Plot]:
+    """A histogram of log alpha for each mask of the masked model; of pixels also where the kept ones are."""
+    masked = load_model(folder.masked)[0]
+    pixels = kept_pixels(masked, recipe)
     plots = []
-    for name, mask in load_model(folder.masked)[0].masks().items():
+    if pixels is not None:
+        plots.append(Plot("Kept pixels", Markup(pixels_plot("pixels", pixels)), pixels_caption(pixels)))
+    for name, mask in masked.masks().items():
         log_alpha = mask.log_alpha().numpy()
         title = {"input": "input features", **_GATES}.get(name, name)
         caption = f"{int(mask.keep().sum()):,} of {len(log_alpha):,} kept."
