@@ -25,6 +25,8 @@ from torch import Tensor
 
 from harvib.devices import machine
 from harvib.errors import InputError
+from harvib.fusion import FusedClassifier, load_fused
+from harvib.models import SequenceClassifier
 from harvib.report.table import align
 from harvib.rundir import RunFolder, read_json, write_json
 from harvib.weights import load_model
@@ -35,8 +37,8 @@ SCOPE = (
     "which every clip needs first, are not in it."
 )
 
-Runner = Callable[[Tensor, Tensor], object]
-"""Features (B, T, D) and lengths (B,) to anything: one call of what is measured."""
+Runner = Callable[..., object]
+"""One call of what is measured: features (B, T, D) and lengths (B,), or what a fused model takes, to anything."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +62,22 @@ def bench_run(run: Path, settings: BenchSettings) -> dict[str, Any]:
     """Measure the models of a finished run; the result also stands in the run folder as bench.json.
 
     For each of `plain` and `compact` (a run of the method "plain" has only the former): `median_ms` and
-    `p95_ms` per clip, and parameters. `ratio` is the plain median over the compact one. Raises InputError.
+    `p95_ms` per clip, and parameters. `ratio` is the plain median over the compact one. A call of a fused run is
+    that of all its streams, one after the other, and the fusion. Raises InputError.
     """
     folder = RunFolder(run)
-    states = {"plain": folder.plain}
-    if folder.report()["method"] != "plain":
-        states["compact"] = folder.model
-    models = {state: load_model(path)[0] for state, path in states.items()}
+    states = ["plain"] if folder.report()["method"] == "plain" else ["plain", "compact"]
+    models = {state: _model(folder, state) for state in states}
+    dims = _dims(models["plain"])
     with threads(settings.threads):
-        seconds = interleaved(models, random_clips(models["plain"].spec.features, settings), settings.repeats)
+        seconds = interleaved(models, _clips(models["plain"], settings), settings.repeats)
     result: dict[str, Any] = {
         state: {**per_clip(taken, settings.batch), "parameters": models[state].parameter_counts()["total"]}
         for state, taken in seconds.items()
     }
     if "compact" in result:
         result["ratio"] = result["plain"]["median_ms"] / result["compact"]["median_ms"]
-    result |= {"settings": asdict(settings), "features": models["plain"].spec.features, "scope": SCOPE}
+    result |= {"settings": asdict(settings), "features": sum(dims), "scope": SCOPE}
     result |= {"torch": torch.__version__, "machine": machine()}
     write_json(_file(run), result)
     return result
@@ -137,17 +139,17 @@ def random_clips(features: int, settings: BenchSettings) -> Iterator[tuple[Tenso
 @torch.inference_mode()
 def interleaved(
     runners: Mapping[str, Runner],
-    clips: Iterator[tuple[Tensor, Tensor]],
+    clips: Iterator[tuple[Any, ...]],
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of `repeats` calls of every runner, which take turns on the same batches, after a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for turn in range(WARM_UP_ROUNDS + repeats):
-        features, lengths = next(clips)
+        arguments = next(clips)
         for name, runner in runners.items():
             started = clock()
-            runner(features, lengths)
+            runner(*arguments)
             taken = clock() - started
             if turn >= WARM_UP_ROUNDS:
                 seconds[name].append(taken)
@@ -158,6 +160,28 @@ def per_clip(seconds: list[float], batch: int) -> dict[str, float]:
     """Median and 95th percentile in ms per clip, of calls with `batch` clips each."""
     milliseconds = np.asarray(seconds) * 1000 / batch
     return {"median_ms": float(np.median(milliseconds)), "p95_ms": float(np.percentile(milliseconds, 95))}
+
+
+def _model(folder: RunFolder, state: str) -> SequenceClassifier | FusedClassifier:
+    if folder.streams:
+        return load_fused(folder.path, state)[0]
+    return load_model({"plain": folder.plain, "compact": folder.model}[state])[0]
+
+
+def _clips(model: SequenceClassifier | FusedClassifier, settings: BenchSettings) -> Iterator[tuple[Any, ...]]:
+    """Endless random arguments for a model."""
+    if isinstance(model, SequenceClassifier):
+        yield from random_clips(model.spec.features, settings)
+        return
+    streams = {name: random_clips(part.spec.features, settings) for name, part in model.models.items()}
+    while True:
+        yield ({name: next(clips) for name, clips in streams.items()},)
+
+
+def _dims(model: SequenceClassifier | FusedClassifier) -> list[int]:
+    """Values in a feature row of each stream."""
+    models = [model] if isinstance(model, SequenceClassifier) else list(model.models.values())
+    return [part.spec.features for part in models]
 
 
 def _file(run: Path) -> Path:

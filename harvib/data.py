@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from harfeat.cache import ROLES, Cache
 from harvib.errors import InputError
+from harvib.source import main_stream, places_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,16 +158,17 @@ def _gathered(rows: Tensor, starts: np.ndarray, lengths: np.ndarray) -> Tensor:
     return features
 
 
-def load_clips(cache: Cache) -> ClipSet:
-    """All clips of a cache that has one label a clip and at least one row each."""
+def load_clips(cache: Cache, stream: str = "", names: Sequence[str] | None = None) -> ClipSet:
+    """The clips of these names in their order, or all, of one stream; they need one label and at least one row."""
+    stream, clips = main_stream(cache, stream), places_of(cache, names)
     labels = cache.labels
-    if (labels < 0).any():
+    if (labels[clips] < 0).any():
         raise InputError(f"{cache.path}: clips with several labels; this model needs exactly one a clip")
-    lengths = cache.lengths()
-    if (lengths == 0).any():
-        name = cache.clips[int(np.argmin(lengths))].name
-        raise InputError(f"{cache.path}: clip {name} has no feature rows: extract it again")
-    rows = cache.read_all()
+    lengths = cache.lengths(stream)
+    empty = clips[lengths[clips] == 0]
+    if len(empty):
+        raise InputError(f"{cache.path}: clip {cache.clips[empty[0]].name} has no feature rows: extract it again")
+    rows = cache.read_all(stream)
     # Half floats and bytes stay as small as they are; what else HDF5 knows becomes what the models compute in.
     if rows.dtype not in (np.float16, np.uint8):
         with np.errstate(over="ignore"):
@@ -177,48 +179,58 @@ def load_clips(cache: Cache) -> ClipSet:
         torch.from_numpy(rows),
         np.concatenate([[0], np.cumsum(lengths)]),
         torch.from_numpy(labels),
-        np.arange(len(labels)),
+        clips,
     )
 
 
-def load_parts(cache: Cache, split: str, validation: float, seed: int, views: bool = False) -> Parts:
-    """The three parts of a split, the train part with the cache's views where asked for.
+def load_parts(
+    cache: Cache,
+    split: str,
+    validation: float,
+    seed: int,
+    views: bool = False,
+    stream: str = "",
+    names: Sequence[str] | None = None,
+) -> Parts:
+    """The three parts of a split, the train part with the stream's views where asked for.
 
     About `validation` of the train clips are held out to select models on, by whole groups where the cache
-    knows groups, classes kept in proportion.
+    knows groups, classes kept in proportion. With `names` there are no other clips than these, and who is held out
+    depends on their order, not on that of the cache.
     """
-    roles = cache.split(split).roles
+    stream, order = main_stream(cache, stream), places_of(cache, names)
+    roles = cache.split(split).roles[order]
     train, test = (np.flatnonzero(roles == ROLES[role]) for role in ("train", "test"))
     if not len(train) or not len(test):
         raise InputError(
             f"{cache.path}: split {split} has {len(train)} train and {len(test)} test clips; both are needed"
         )
-    clips = load_clips(cache)
-    groups = [clip.group for clip in cache.clips]
-    held = hold_out(cache.labels[train], [groups[clip] for clip in train], validation, seed)
-    names = [clip.name for clip in cache.clips]
+    clips = load_clips(cache, stream, names)
+    rows = [cache.clips[clip] for clip in order]
+    held = hold_out(cache.labels[order[train]], [rows[place].group for place in train], validation, seed)
     parts = roles.astype(int)
     parts[train[held]] = -1
-    kept = clips.subset(train[~held])
+    kept = clips.subset(order[train[~held]])
+    ours = [row.name for row in rows]
     return Parts(
-        _with_views(cache, kept) if views else kept,
-        clips.subset(train[held]),
-        clips.subset(test),
-        split_hash=_hash_of_roles(names, roles),
-        parts_hash=_hash_of_roles(names, parts),
+        _with_views(cache, kept, stream) if views else kept,
+        clips.subset(order[train[held]]),
+        clips.subset(order[test]),
+        split_hash=_hash_of_roles(ours, roles),
+        parts_hash=_hash_of_roles(ours, parts),
     )
 
 
-def _with_views(cache: Cache, train: ClipSet) -> ClipSet:
+def _with_views(cache: Cache, train: ClipSet, main: str) -> ClipSet:
     """The same clips, with their views where the cache has some; nothing is read of other clips' views."""
-    streams = [stream for stream in cache.streams if re.fullmatch(r"rgb-view-[0-9]+", stream)]
+    streams = [stream for stream in cache.streams if re.fullmatch(rf"{re.escape(main)}-view-[0-9]+", stream)]
     streams.sort(key=lambda stream: int(stream.rpartition("-")[2]))
     if not streams:
         return train
     lengths = np.zeros((len(streams), len(cache.clips)), np.int64)
     for view, stream in enumerate(streams):
-        if (cache.dim(stream), cache.dtype(stream)) != (cache.dim(), cache.dtype()):
-            raise InputError(f"{cache.path}: stream {stream} has other rows than rgb: train with --no-views")
+        if (cache.dim(stream), cache.dtype(stream)) != (cache.dim(main), cache.dtype(main)):
+            raise InputError(f"{cache.path}: stream {stream} has other rows than {main}: train with --no-views")
         lengths[view, train.clips] = cache.lengths(stream)[train.clips]
     ends = len(train.rows) + np.cumsum(lengths).reshape(lengths.shape)
     spans = np.stack([ends - lengths, ends], axis=-1)

@@ -2,63 +2,140 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from harfeat.cache import ROLES, open_cache
+from harfeat.cache import ROLES, Cache, open_cache
 from harvib.data import load_clips
 from harvib.errors import InputError
-from harvib.metrics import evaluate
+from harvib.fusion import fuse, load_fused
+from harvib.matching import Matched, first_difference, matched
+from harvib.metrics import Evaluation, evaluate
+from harvib.models import SequenceClassifier
 from harvib.rundir import RunFolder
-from harvib.weights import load_model
+from harvib.source import Source, opened, source_of
+from harvib.weights import ModelCard, load_model
 
 
 def evaluate_run(
-    model: Path, features: Path, split: str | None, subset: str, device: torch.device
+    model: Path,
+    features: Path | Source | Sequence[Path | Source],
+    split: str | None,
+    subset: str,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Accuracy, loss and confusion matrix of a run folder's final model, or of a model file.
 
-    Without `split` all clips of the cache count. Raises InputError where classes or fingerprint differ.
+    A fused run takes the features of all its streams, in any order, and the clips that all of them have. Without
+    `split` all clips of the cache count. Raises InputError where classes or fingerprint differ.
     """
+    sources = [source_of(given) for given in (features if isinstance(features, Sequence) else [features])]
+    if model.is_dir() and RunFolder(model).streams:
+        return _fused(model, sources, split, subset, device)
+    if len(sources) != 1:
+        raise InputError(f"{model}: a model of one stream; give --features once, not {len(sources)} times")
     network, card = load_model(RunFolder(model).model if model.is_dir() else model)
-    network.to(device)
-    with open_cache(features) as cache:
-        if cache.classes != card.classes:
+    result = _evaluation(network, card, sources[0], split, subset, device)
+    return _told(result, network.parameter_counts(), card.classes)
+
+
+def _fused(
+    run: Path, sources: Sequence[Source], split: str | None, subset: str, device: torch.device
+) -> dict[str, Any]:
+    fused, cards = load_fused(run)
+    chosen = _of_streams(run, cards, sources)
+    match = _matched(chosen, split, subset)
+    results = []
+    for (name, card), source in zip(cards.items(), chosen, strict=True):
+        ours = replace(source, names=match.names)
+        results.append(_evaluation(fused.models[name], card, ours, split, subset, device))
+    classes = next(iter(cards.values())).classes
+    left_out = {name: list(lacking) for name, lacking in zip(cards, match.left_out, strict=True)}
+    told = _told(fuse(results, fused.weights), fused.parameter_counts(), classes)
+    return told | {"weights": dict(zip(cards, fused.weights, strict=True)), "left_out": left_out}
+
+
+def _matched(sources: Sequence[Source], split: str | None, subset: str) -> Matched:
+    with ExitStack() as stack:
+        caches = [stack.enter_context(opened(source))[0] for source in sources]
+        return matched(caches, split, "" if split is None else subset)
+
+
+def _of_streams(run: Path, cards: dict[str, ModelCard], sources: Sequence[Source]) -> list[Source]:
+    """For each stream of the run the source that has its features; every source must be that of one."""
+    kinds = []
+    for source in sources:
+        with open_cache(source.path) as cache:
+            kinds.append((source, cache.fingerprint, cache.streams))
+    found: list[Source] = []
+    for name, card in cards.items():
+        fitting = [
+            replace(source, stream=card.stream)
+            for source, fingerprint, streams in kinds
+            if fingerprint == card.fingerprint and card.stream in streams and source.stream in ("", card.stream)
+        ]
+        if not fitting:
             raise InputError(
-                f"{features}: classes differ from the model's: {len(cache.classes)} against {len(card.classes)}"
-                f"{_first_difference(cache.classes, card.classes)}"
+                f"{run}: no --features for its stream {name}: none of {', '.join(map(str, sources))} has a stream "
+                f"{card.stream} with the fingerprint {card.fingerprint[:12]}"
             )
-        if cache.fingerprint != card.fingerprint:
-            raise InputError(
-                f"{features}: feature fingerprint {cache.fingerprint[:12]} is not the model's "
-                f"{card.fingerprint[:12]}: extract with the settings of the cache it was trained on"
-            )
-        clips = load_clips(cache)
+        # Two caches may be of one kind: then they are taken in turn.
+        found.append(next((source for source in fitting if source not in found), fitting[0]))
+    for source in sources:
+        if not any(source.path == taken.path and source.stream in ("", taken.stream) for taken in found):
+            raise InputError(f"--features {source}: no stream of {run} reads it")
+    return found
+
+
+def _evaluation(
+    network: SequenceClassifier,
+    card: ModelCard,
+    source: Source,
+    split: str | None,
+    subset: str,
+    device: torch.device,
+) -> Evaluation:
+    """What a model does on a part of a cache that has its kind of features."""
+    with opened(source, card.stream) as (cache, stream):
+        _require_same_kind(source, cache, stream, card)
+        clips = load_clips(cache, stream, source.names)
         if clips.dim != network.spec.features:
-            raise InputError(
-                f"{features}: {clips.dim} values a row, the model was made for {network.spec.features}"
-            )
+            raise InputError(f"{source}: {clips.dim} values a row, the model was made for {network.spec.features}")
         if split is not None:
-            clips = clips.subset(np.flatnonzero(cache.split(split).roles == ROLES[subset]))
+            chosen = cache.split(split).roles[clips.clips] == ROLES[subset]
+            clips = clips.subset(clips.clips[chosen])
         if not len(clips):
             where = "" if split is None else f" in the {subset} part of split {split}"
-            raise InputError(f"{features}: no clips{where}")
-    result = evaluate(network, clips, device)
+            raise InputError(f"{source}: no clips{where}")
+    return evaluate(network.to(device), clips, device)
+
+
+def _require_same_kind(source: Source, cache: Cache, stream: str, card: ModelCard) -> None:
+    if cache.classes != card.classes:
+        raise InputError(
+            f"{source}: classes differ from the model's: {len(cache.classes)} against {len(card.classes)}"
+            f"{first_difference(cache.classes, card.classes)}"
+        )
+    if cache.fingerprint != card.fingerprint:
+        raise InputError(
+            f"{source}: feature fingerprint {cache.fingerprint[:12]} is not the model's "
+            f"{card.fingerprint[:12]}: extract with the settings of the cache it was trained on"
+        )
+    if stream != card.stream:
+        raise InputError(f"{source}: its stream {stream} is not the model's, {card.stream}")
+
+
+def _told(result: Evaluation, parameters: dict[str, int], classes: Sequence[str]) -> dict[str, Any]:
     return {
         "accuracy": result.accuracy,
         "loss": result.loss,
-        "clips": len(clips),
-        "parameters": network.parameter_counts(),
-        "classes": list(card.classes),
+        "clips": len(result.labels),
+        "parameters": parameters,
+        "classes": list(classes),
         "confusion": result.confusion().tolist(),
     }
-
-
-def _first_difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
-    for a, b in zip(ours, theirs, strict=False):
-        if a != b:
-            return f", first {a!r} against {b!r}"
-    return ""

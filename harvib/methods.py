@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harfeat.cache import open_cache
+from harfeat.cache import DEFAULT_STREAM
 from harvib.budget import Controller, gentle_start, land, smallest, target_of
 from harvib.compact import compact
 from harvib.data import Parts, load_parts
@@ -30,6 +30,7 @@ from harvib.runconfig import Given, config_of, plain_spec
 from harvib.rundir import RunFolder, read_json, write_json
 from harvib.selection import select_inputs
 from harvib.settings import TrainSettings
+from harvib.source import Source, opened, require_complete, source_of
 from harvib.train import Stage, fit, soft_targets
 from harvib.weights import ModelCard, load_model, save_model
 
@@ -39,7 +40,7 @@ BUDGET = "budget.json"
 
 
 def train(
-    features: Path,
+    features: Path | Source,
     split: str,
     settings: TrainSettings,
     run_dir: Path,
@@ -49,20 +50,18 @@ def train(
 ) -> dict[str, Any]:
     """Run all stages of `settings.method`; the report, which also stands in the run folder.
 
-    `init` is a finished run whose plain model is taken over, or a model from elsewhere. The same call on
-    the same folder resumes, and returns the report where the run is finished. Raises InputError and CacheError.
+    `features` is a cache, or `cache::stream` where it has several. `init` is a finished run whose plain model is
+    taken over, or a model from elsewhere. The same call on the same folder resumes, and returns the report where
+    the run is finished. Raises InputError and CacheError.
     """
     device = device or best_device()
-    with open_cache(features) as cache:
-        if cache.failures and not allow_missing:
-            raise InputError(
-                f"{features} lacks {len(cache.failures)} clips (first: {cache.failures[0].name}: "
-                f"{cache.failures[0].reason}); extract them, or say --allow-missing"
-            )
-        parts = load_parts(cache, split, settings.validation, settings.seed, settings.views)
-        card = ModelCard(cache.classes, cache.fingerprint)
-        config = config_of(cache, split, settings, parts, init)
-    target_of(settings, plain_spec(settings, parts, card))
+    source = source_of(features)
+    with opened(source) as (cache, stream):
+        require_complete(cache, allow_missing)
+        parts = load_parts(cache, split, settings.validation, settings.seed, settings.views, stream, source.names)
+        card = ModelCard(cache.classes, cache.fingerprint, stream)
+        config = config_of(cache, stream, split, settings, parts, init)
+    target_of(settings, plain_spec(settings, parts.train.dim, card))
     folder = RunFolder(run_dir)
     folder.begin(config)
     if folder.report_path.is_file():
@@ -289,7 +288,7 @@ class _Stages:
     def _new_plain(self) -> SequenceClassifier:
         settings, train = self.settings, self.parts.train
         selected = select_inputs(train, settings.select_inputs)
-        spec = plain_spec(settings, self.parts, self.card)
+        spec = plain_spec(settings, train.dim, self.card)
         torch.manual_seed(settings.seed)
         model = SequenceClassifier(spec)
         model.selection.copy_(selected)
@@ -300,8 +299,9 @@ class _Stages:
 
     def _initial(self, init: Path, spec: ModelSpec, config: dict[str, Any]) -> SequenceClassifier:
         other = RunFolder(init)
-        theirs = other.config()
-        for key in ("classes", "fingerprint", "parts_hash"):
+        # Runs from before streams had names read `rgb`.
+        theirs = {"stream": DEFAULT_STREAM} | other.config()
+        for key in ("classes", "fingerprint", "stream", "parts_hash"):
             if theirs.get(key) != config[key]:
                 raise InputError(
                     f"--init {init}: its {key} differs from this run's; it must have been trained on the same "

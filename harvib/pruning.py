@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from harfeat.cache import open_cache
 from harvib.errors import InputError
 from harvib.foreign import ForeignModel
 from harvib.methods import Given, train
 from harvib.settings import TrainSettings
+from harvib.source import Source, opened, source_of
 
 IMPLIED = (
     "model", "hidden", "layers", "bidirectional", "readout", "standardize", "select_inputs",
@@ -23,7 +23,7 @@ IMPLIED = (
 
 def prune(
     found: ForeignModel,
-    features: Path,
+    features: Path | Source,
     split: str,
     settings: TrainSettings,
     run_dir: Path,
@@ -38,9 +38,9 @@ def prune(
     if settings.method == "plain":
         raise InputError("--method plain prunes nothing: choose another")
     spec = found.classifier.spec
-    with open_cache(features) as cache:
-        if cache.dim() != spec.features:
-            raise InputError(f"{found.path} reads {spec.features} values a step; {features} has {cache.dim()}")
+    with opened(source_of(features)) as (cache, stream):
+        if (dim := cache.dim(stream)) != spec.features:
+            raise InputError(f"{found.path} reads {spec.features} values a step; {features} has {dim}")
         if len(cache.classes) != spec.classes:
             raise InputError(f"{found.path} has {spec.classes} classes; {features} has {len(cache.classes)}")
         if found.card is not None and found.card.classes != cache.classes:

@@ -26,13 +26,13 @@ class Given:
     origin: str
 
 
-def plain_spec(settings: TrainSettings, parts: Parts, card: ModelCard) -> ModelSpec:
-    """The plain model that these settings ask for."""
+def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> ModelSpec:
+    """The plain model that these settings ask for on so many features a step."""
     return ModelSpec(
         cell=settings.model,
         state="plain",
-        features=parts.train.dim,
-        inputs=min(settings.select_inputs or parts.train.dim, parts.train.dim),
+        features=features,
+        inputs=min(settings.select_inputs or features, features),
         shape=shape_of(settings.hidden, settings.layers, settings.bidirectional),
         classes=len(card.classes),
         readout=settings.readout,
@@ -41,7 +41,7 @@ def plain_spec(settings: TrainSettings, parts: Parts, card: ModelCard) -> ModelS
 
 
 def config_of(
-    cache: Cache, split: str, settings: TrainSettings, parts: Parts, init: Path | Given | None
+    cache: Cache, stream: str, split: str, settings: TrainSettings, parts: Parts, init: Path | Given | None
 ) -> dict[str, Any]:
     """Everything needed to repeat a run, and to tell it from another."""
     return {
@@ -50,10 +50,16 @@ def config_of(
         "init": init.origin if isinstance(init, Given) else str(init.resolve()) if init else None,
         "classes": list(cache.classes),
         "features": cache.path.name,
+        "stream": stream,
         "recipe": cache.recipe,
         "fingerprint": cache.fingerprint,
         "split_hash": parts.split_hash,
         "parts_hash": parts.parts_hash,
         "views": 0 if parts.train.views is None else len(parts.train.views),
-        "versions": {"harvib": version("harfeat"), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    return {"harvib": version("harfeat"), "torch": torch.__version__, "numpy": np.__version__}

@@ -7,6 +7,8 @@ masked.safetensors     the model with its masks, after VIB training
 model.safetensors      the final model: compact and fine-tuned, or plain where nothing was pruned
 report.json            written last: where it stands, the run is finished
 last/                  the state of an unfinished stage
+
+A fused run has config.json and report.json, and in a folder of its own the run of each stream.
 """
 
 from __future__ import annotations
@@ -50,6 +52,18 @@ class RunFolder:
     @property
     def report_path(self) -> Path:
         return self.path / "report.json"
+
+    @property
+    def streams(self) -> dict[str, RunFolder]:
+        """The runs of a fused run's streams, by name, in their order; none where a run has one stream."""
+        if not (self.path / "config.json").is_file():
+            return {}
+        told = self.config().get("streams", [])
+        names = [str(item.get("name", "")) if isinstance(item, dict) else "" for item in told]
+        # A folder from elsewhere must not lead out of itself.
+        if any(not name or name in (".", "..") or name != Path(name).name for name in names):
+            raise InputError(f"{self.path / 'config.json'}: its streams cannot be understood: file damaged")
+        return {name: RunFolder(self.path / name) for name in names}
 
     @property
     def checkpoint(self) -> Checkpoint:

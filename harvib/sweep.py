@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from harfeat.cache import CacheError, open_cache
+from harfeat.cache import CacheError
 from harvib import methods
 from harvib.bench import BenchSettings, bench_run, measured, medians, threads
 from harvib.devices import device_of
@@ -29,6 +29,7 @@ from harvib.errors import InputError
 from harvib.frontier import CONFIDENCE, Spread, grouped, pareto, spread
 from harvib.points import Point
 from harvib.rundir import RunFolder, write_json
+from harvib.source import opened, require_complete, source_of
 from harvib.weights import replace_synced
 from harvib.workers import check, results
 
@@ -103,12 +104,9 @@ def run_sweep(sweep: Sweep, points: Sequence[Point]) -> dict[str, Any]:
 
 def _check(sweep: Sweep, points: Sequence[Point]) -> None:
     check(sweep.jobs, sweep.backend, sweep.scheduler)
-    with open_cache(sweep.features) as cache:
+    with opened(source_of(sweep.features)) as (cache, _):
         cache.split(sweep.split)
-        if cache.failures and not sweep.allow_missing:
-            raise InputError(
-                f"{sweep.features} lacks {len(cache.failures)} clips: extract them, or say --allow-missing"
-            )
+        require_complete(cache, sweep.allow_missing)
     device_of(sweep.device)
     for folder, point in [("plain", point.plain()) for point in points] + [("runs", point) for point in points]:
         run = RunFolder(sweep.out / folder / point.name)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from harfeat.cache import DEFAULT_STREAM
 from harvib.errors import InputError
 from harvib.models import ModelSpec, SequenceClassifier
 
@@ -21,10 +22,14 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Beside the weights: the classes in order, and the fingerprint of the features the model was trained on."""
+    """Beside the weights: the classes in order, and which features the model was trained on.
+
+    Two streams of one cache have one fingerprint; files from before streams had names are of `rgb`.
+    """
 
     classes: tuple[str, ...]
     fingerprint: str
+    stream: str = DEFAULT_STREAM
 
 
 def save_model(path: Path, model: SequenceClassifier, card: ModelCard) -> None:
@@ -35,6 +40,7 @@ def save_model(path: Path, model: SequenceClassifier, card: ModelCard) -> None:
         "spec": model.spec.to_json(),
         "classes": json.dumps(card.classes),
         "fingerprint": card.fingerprint,
+        "stream": card.stream,
     }
     write_tensors(path, model.state_dict(), metadata)
 
@@ -57,7 +63,8 @@ def load_model(path: Path) -> tuple[SequenceClassifier, ModelCard]:
     if int(version) > VERSION:
         raise InputError(f"{path}: model version {version}; this program reads up to {VERSION}: update it")
     try:
-        card = ModelCard(tuple(json.loads(metadata["classes"])), metadata["fingerprint"])
+        stream = metadata.get("stream", DEFAULT_STREAM)
+        card = ModelCard(tuple(json.loads(metadata["classes"])), metadata["fingerprint"], stream)
         spec = ModelSpec.from_json(metadata["spec"])
     except KeyError as error:
         raise InputError(f"{path}: {error} is missing from its metadata: file damaged") from error

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harfeat.cache import CacheHead, ClipFeatures, ClipRow, Failure, single_stream, write_cache
+from harfeat.cache import CacheHead, ClipFeatures, ClipRow, Failure, StreamLayout, write_cache
 from harfeat.splits import fixed_split
 
 CLASSES = ("hop", "run", "sit")
@@ -31,11 +31,12 @@ def made_up_cache(
     recipe: str | Mapping[str, Any] = "made up",
     failures: Sequence[Failure] = (),
     change: Change | None = None,
+    stream: str = "rgb",
 ) -> Path:
     """Write a cache with `groups` groups a class; split `held` tests the last two groups of each class.
 
     Clip lengths go round in `lengths`. `recipe` is its kind, or all of it. `change` gets rows and features
-    and returns those to be stored.
+    and returns those to be stored, in any order.
     """
     rng = np.random.default_rng(seed)
     rows: list[ClipRow] = []
@@ -47,14 +48,16 @@ def made_up_cache(
                 values[:, label % dim] += 2.0
                 rows.append(ClipRow(f"v_{label}_{group}_{clip}", label, f"c{label}/g{group}"))
                 features.append(values)
-    roles = [2 if index // clips_a_group % groups >= groups - 2 else 1 for index in range(len(rows))]
+    role_of = {row.name: 2 if int(row.group.rpartition("g")[2]) >= groups - 2 else 1 for row in rows}
     if change is not None:
         rows, features = change(rows, features)
-    split = fixed_split(TEST_SPLIT, roles[: len(rows)], [row.group for row in rows], "last two groups test")
+    roles = [role_of[row.name] for row in rows]
+    split = fixed_split(TEST_SPLIT, roles, [row.group for row in rows], "last two groups test")
     head = CacheHead({"kind": recipe} if isinstance(recipe, str) else recipe, classes, rows, [split], failures)
-    clips = (ClipFeatures(values.astype(dtype), np.arange(len(values))) for values in features)
     width = features[0].shape[1] if features else dim
-    write_cache(path, head, *single_stream([len(values) for values in features], clips, width, dtype))
+    layout = StreamLayout([len(values) for values in features], width, np.dtype(dtype))
+    clips = ({stream: ClipFeatures(values.astype(dtype), np.arange(len(values)))} for values in features)
+    write_cache(path, head, {stream: layout}, clips)
     return path
 
 

@@ -203,7 +203,7 @@ def test_command_on_the_page_repeats_the_very_same_settings(tmp_path: Path) -> N
     program, verb, *words = shlex.split(command(config, "again").replace("\\\n", ""))
     assert (program, verb) == ("harvib", "train")
     given = train_command.make_context("train", words).params
-    assert (given.pop("features"), given.pop("split")) == (Path("a cache's.h5"), "group")
+    assert (given.pop("features"), given.pop("split")) == ((Path("a cache's.h5"),), "group")
     assert (given.pop("init"), given.pop("run_dir")) == (Path("/runs/first one"), Path("again"))
     assert TrainSettings(**{name: given[name] for name in config["settings"]}) == settings
 

@@ -2,10 +2,19 @@
 
 from harfeat.cache.base import ROLES, Cache
 from harfeat.cache.reader import open_cache
-from harfeat.cache.schema import CacheError, CacheHead, ClipFeatures, ClipRow, Failure, StreamLayout
+from harfeat.cache.schema import (
+    DEFAULT_STREAM,
+    CacheError,
+    CacheHead,
+    ClipFeatures,
+    ClipRow,
+    Failure,
+    StreamLayout,
+)
 from harfeat.cache.writer import single_stream, write_cache
 
 __all__ = [
+    "DEFAULT_STREAM",
     "ROLES",
     "Cache",
     "CacheError",

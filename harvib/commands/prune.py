@@ -15,6 +15,7 @@ from harvib.pruning import prune as run
 from harvib.readout import READOUTS
 from harvib.report.table import report_table
 from harvib.settings import TrainSettings
+from harvib.source import source_of
 
 
 @click.command()
@@ -70,7 +71,7 @@ def prune(
     click.echo(f"{weights}: {found.described()}", err=True)
     settings = TrainSettings(**fields)
     if run_dir is None:
-        run_dir = Path("runs") / f"{weights.stem}-{features.stem}-{split}-s{settings.seed}"
+        run_dir = Path("runs") / f"{weights.stem}-{source_of(features).label}-{split}-s{settings.seed}"
     report = run(found, features, split, settings, run_dir, device_of(device), allow_missing)
     click.echo(report_table(report))
     click.echo(f"run folder: {run_dir}")

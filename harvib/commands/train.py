@@ -7,16 +7,21 @@ from typing import Any
 
 import click
 
-from harvib import methods
+from harvib import fusion, methods
 from harvib.devices import device_of
 from harvib.options import options_of
 from harvib.report.table import report_table
 from harvib.settings import TrainSettings
+from harvib.source import source_of
 
 
 @click.command()
 @click.option(
-    "--features", required=True, type=click.Path(path_type=Path), help="Cache made by harfeat: file or folder."
+    "--features",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Cache made by harfeat: file or folder, or CACHE::STREAM. Repeat it to fuse streams.",
 )
 @click.option("--split", required=True, help="Name of a split in the cache; `harfeat info` lists them.")
 @click.option(
@@ -27,7 +32,7 @@ from harvib.settings import TrainSettings
 @click.option("--allow-missing", is_flag=True, help="Train although the cache lacks clips of its data set.")
 @options_of(TrainSettings)
 def train(
-    features: Path,
+    features: tuple[Path, ...],
     split: str,
     run_dir: Path | None,
     init: Path | None,
@@ -38,13 +43,26 @@ def train(
     """Train a plain model, prune it by VIB, compact it exactly, fine-tune it.
 
     The same command resumes an interrupted run.
+
+    Several --features (RGB and optical flow, say) are streams of the same clips, matched by name: each is trained
+    and compressed by itself, in a folder of its own in the run folder, on the same train and validation clips, and
+    their scores are averaged with weights chosen on the validation part. --target-params and --target-ratio are
+    then those of all streams together.
     """
     settings = TrainSettings(**fields)
     if run_dir is None:
         kind = settings.model if settings.method == "vib" else f"{settings.method}-{settings.model}"
-        run_dir = Path("runs") / f"{features.stem}-{split}-{kind}-s{settings.seed}"
-    report = methods.train(
-        features, split, settings, run_dir, init, device_of(device), allow_missing=allow_missing
-    )
+        label = "+".join(source_of(given).label for given in features)
+        run_dir = Path("runs") / f"{label}-{split}-{kind}-s{settings.seed}"
+    if len(features) == 1:
+        report = methods.train(features[0], split, settings, run_dir, init, device_of(device), allow_missing)
+    else:
+        report = fusion.train(
+            features, split, settings, run_dir, init, device_of(device), allow_missing, tell=_note
+        )
     click.echo(report_table(report))
     click.echo(f"run folder: {run_dir}")
+
+
+def _note(text: str) -> None:
+    click.echo(f"note: {text}", err=True)

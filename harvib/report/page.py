@@ -17,6 +17,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from harfeat.cache import DEFAULT_STREAM
 from harvib import bench
 from harvib.errors import InputError
 from harvib.report.pixels import kept_pixels, pixels_caption, pixels_plot
@@ -24,6 +25,7 @@ from harvib.report.plots import Curves, confusion_plot, curves_plot, log_alpha_p
 from harvib.report.table import STATES
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
+from harvib.source import Source
 from harvib.weights import load_model, replace_synced
 
 _GATES = {"i": "input gate", "f": "forget gate", "g": "cell gate", "o": "output gate"}
@@ -229,7 +231,9 @@ def command(config: Mapping[str, Any], run_dir: str) -> str:
     Settings at their defaults are left out.
     """
     defaults = dataclasses.asdict(TrainSettings())
-    options = [["--features", config["features"]], ["--split", config["split"]], ["--run-dir", run_dir]]
+    stream = config.get("stream", DEFAULT_STREAM)
+    features = config["features"] if stream == DEFAULT_STREAM else str(Source(Path(config["features"]), stream))
+    options = [["--features", features], ["--split", config["split"]], ["--run-dir", run_dir]]
     if config["init"] is not None:
         options.append(["--init", config["init"]])
     for name, value in config["settings"].items():

@@ -9,9 +9,27 @@ STATES = ("plain", "masked", "compact")
 
 
 def report_table(report: Mapping[str, Any], latency: Mapping[str, float] | None = None) -> str:
-    """One line a state: what it keeps, exact parameters, ratio, accuracies, and latency in ms where measured."""
+    """One line a state: what it keeps, exact parameters, ratio, accuracies, and latency in ms where measured.
+
+    Of a fused run, such lines for each stream and for the fusion, and the streams' weights in it.
+    """
     head = ["", "inputs", "units", "parameters", "ratio", "validation", "test"]
     rows = [head if latency is None else [*head, "ms/clip"]]
+    streams = report.get("streams", {})
+    for name, ours in sorted(streams.items()):
+        lines = _rows(ours, f"{name} ")
+        rows += lines if latency is None else [[*line, ""] for line in lines]
+    rows += _rows(report, "fused " if streams else "", latency)
+    text = align(rows)
+    for state in STATES if streams else ():
+        if state in report:
+            shares = ", ".join(f"{name} {weight:.3f}" for name, weight in sorted(report[state]["weights"].items()))
+            text += f"\nweights, {state}: {shares} (chosen on validation)"
+    return text
+
+
+def _rows(report: Mapping[str, Any], prefix: str, latency: Mapping[str, float] | None = None) -> list[list[str]]:
+    rows = []
     largest = report["plain"]["parameters"]["total"]
     for state in STATES:
         if state not in report:
@@ -19,7 +37,7 @@ def report_table(report: Mapping[str, Any], latency: Mapping[str, float] | None 
         figures = report[state]
         total = figures["parameters"]["total"]
         row = [
-            state,
+            f"{prefix}{state}",
             f"{figures['inputs']:,}",
             f"{figures['units']:,}",
             f"{total:,}",
@@ -29,7 +47,7 @@ def report_table(report: Mapping[str, Any], latency: Mapping[str, float] | None 
             f"{figures['accuracy']['test']:.1%}",
         ]
         rows.append(row if latency is None else [*row, f"{latency[state]:.3f}" if state in latency else ""])
-    return align(rows)
+    return rows
 
 
 def align(rows: list[list[str]]) -> str:
