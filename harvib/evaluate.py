@@ -17,7 +17,7 @@ from harvib.fusion import fuse, load_fused
 from harvib.matching import Matched, first_difference, matched
 from harvib.metrics import Evaluation, evaluate
 from harvib.models import SequenceClassifier
-from harvib.rundir import RunFolder
+from harvib.rundir import RunFolder, model_file
 from harvib.source import Source, opened, source_of
 from harvib.weights import ModelCard, load_model
 
@@ -39,7 +39,7 @@ def evaluate_run(
         return _fused(model, sources, split, subset, device)
     if len(sources) != 1:
         raise InputError(f"{model}: a model of one stream; give --features once, not {len(sources)} times")
-    network, card = load_model(RunFolder(model).model if model.is_dir() else model)
+    network, card = load_model(model_file(model))
     result = _evaluation(network, card, sources[0], split, subset, device)
     return _told(result, network.parameter_counts(), card.classes)
 

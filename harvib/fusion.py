@@ -149,6 +149,9 @@ def train(
         ]
         config = _config(pairs, names, split, settings, match, init)
     each = stream_settings(settings, specs)
+    if init is not None and set(RunFolder(init).streams) != set(names):
+        found = ", ".join(RunFolder(init).streams) or "none, it is a run of one stream"
+        raise InputError(f"--init {init}: its streams ({found}) are not those of this run ({', '.join(names)})")
     for note in match.notes([str(source) for source in sources]):
         tell(note)
     folder = RunFolder(run_dir)

@@ -299,6 +299,8 @@ class _Stages:
 
     def _initial(self, init: Path, spec: ModelSpec, config: dict[str, Any]) -> SequenceClassifier:
         other = RunFolder(init)
+        for stream in other.streams.values():
+            raise InputError(f"--init {init}: a fused run; name one of its streams, such as {stream.path}")
         # Runs from before streams had names read `rgb`.
         theirs = {"stream": DEFAULT_STREAM} | other.config()
         for key in ("classes", "fingerprint", "stream", "parts_hash"):

@@ -38,7 +38,8 @@ def prune(
     if settings.method == "plain":
         raise InputError("--method plain prunes nothing: choose another")
     spec = found.classifier.spec
-    with opened(source_of(features)) as (cache, stream):
+    expected = "" if found.card is None else found.card.stream
+    with opened(source_of(features), expected) as (cache, stream):
         if (dim := cache.dim(stream)) != spec.features:
             raise InputError(f"{found.path} reads {spec.features} values a step; {features} has {dim}")
         if len(cache.classes) != spec.classes:
@@ -50,6 +51,9 @@ def prune(
                 f"{found.path} was made for features {found.card.fingerprint[:12]}, {features} has "
                 f"{cache.fingerprint[:12]}: give the cache it was trained on, or one extracted alike"
             )
+        if found.card is not None and found.card.stream != stream:
+            raise InputError(f"{found.path} was made for the stream {found.card.stream}, {features} is {stream}")
+        source = dataclasses.replace(source_of(features), stream=stream)
     settings = dataclasses.replace(
         settings,
         model=spec.cell,
@@ -61,4 +65,4 @@ def prune(
         select_inputs=spec.inputs if spec.inputs < spec.features else 0,
     )
     given = Given(found.classifier, f"{found.path.name} sha256:{found.sha256}")
-    return train(features, split, settings, run_dir, given, device, allow_missing)
+    return train(source, split, settings, run_dir, given, device, allow_missing)

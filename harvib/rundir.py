@@ -143,6 +143,20 @@ class RunFolder:
         return sum(float(row["seconds"]) for row in self.rows() if row["stage"] == stage)
 
 
+def model_file(model: Path) -> Path:
+    """The file of a run folder's final model; another path is taken for a model file.
+
+    InputError for the folder of a fused run, whose streams have a model each.
+    """
+    if not model.is_dir():
+        return model
+    folder = RunFolder(model)
+    if folder.streams:
+        names = " or ".join(str(stream.path) for stream in folder.streams.values())
+        raise InputError(f"{model}: a fused run has a model for each stream: name {names}")
+    return folder.model
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON so that the file is either whole or not there."""
     temporary = path.with_name(f".{path.name}.part")

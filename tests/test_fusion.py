@@ -32,7 +32,9 @@ from harvib.cli import main
 from harvib.data import load_parts
 from harvib.errors import InputError
 from harvib.evaluate import evaluate_run
+from harvib.foreign import read_foreign
 from harvib.metrics import Evaluation
+from harvib.pruning import prune
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 from harvib.source import Source, source_of
@@ -498,6 +500,35 @@ def test_wrong_features_for_a_fused_run_are_refused(finished: Path, caches: list
         assert (code, text) == (2, "")
         assert words in errors
         assert errors.count("\n") == 1
+
+
+def test_commands_for_a_single_model_name_the_streams_of_a_fused_run(
+    finished: Path, caches: list[Path], tmp_path: Path
+) -> None:
+    code, _, errors = command("export", "--model", finished, "--out", tmp_path / "x.safetensors")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"name {finished / 'rgb'} or {finished / 'flow'}" in errors
+    settings = TrainSettings(**FIELDS)
+    with pytest.raises(InputError, match=f"a fused run; name one of its streams, such as {finished / 'rgb'}"):
+        methods.train(caches[0], TEST_SPLIT, settings, tmp_path / "run", finished, CPU)
+    with pytest.raises(InputError, match="none, it is a run of one stream"):
+        fusion.train(caches, TEST_SPLIT, settings, tmp_path / "fused", finished / "rgb", CPU)
+
+
+def test_an_exported_stream_is_pruned_again_on_its_own_stream_alone(caches: list[Path], tmp_path: Path) -> None:
+    both = both_in_one(tmp_path / "both.h5", caches)
+    plain = TrainSettings(**{**FIELDS, "method": "plain", "plain_epochs": 1})
+    methods.train(Source(both, "flow"), TEST_SPLIT, plain, tmp_path / "run", device=CPU)
+    file = tmp_path / "flow.safetensors"
+    code, _, errors = command("export", "--model", tmp_path / "run", "--out", file)
+    assert code == 0, errors
+    found = read_foreign(file)
+    settings = TrainSettings(**{**FIELDS, "vib_epochs": 2, "finetune_epochs": 1})
+    prune(found, both, TEST_SPLIT, settings, tmp_path / "pruned", CPU)
+    assert RunFolder(tmp_path / "pruned").config()["stream"] == "flow"
+    view = Path(f"{both}::flow-view-1")
+    with pytest.raises(InputError, match=r"was made for the stream flow, .* is flow-view-1"):
+        prune(found, view, TEST_SPLIT, settings, tmp_path / "other", CPU)
 
 
 Spoil = Callable[[dict[str, Any]], object]

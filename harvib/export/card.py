@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from harfeat.cache import DEFAULT_STREAM
 from harvib.errors import InputError
 
 FORMAT = "harvib-torch"
@@ -20,7 +21,7 @@ class TorchCard:
     """`features` are the values a step in a clip, `inputs` the indices of those that are read, in order.
 
     `shape` are the units by layer and direction; `reads`, by layer, indices of what it reads of the states below,
-    None for all; `fingerprint` is that of the features.
+    None for all; `fingerprint` is that of the features, `stream` the one of the cache.
     """
 
     cell: str
@@ -31,6 +32,7 @@ class TorchCard:
     readout: str
     classes: tuple[str, ...]
     fingerprint: str
+    stream: str = DEFAULT_STREAM
 
     def metadata(self) -> dict[str, str]:
         """As metadata of a safetensors file."""

@@ -114,6 +114,7 @@ def write_torch(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
         readout=module.readout,
         classes=card.classes,
         fingerprint=card.fingerprint,
+        stream=card.stream,
     )
     write_tensors(out, module.state_dict(), told.metadata())
     return f"{out}: {described(module)}"
