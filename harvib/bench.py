@@ -66,7 +66,7 @@ def bench_run(run: Path, settings: BenchSettings) -> dict[str, Any]:
     that of all its streams, one after the other, and the fusion. Raises InputError.
     """
     folder = RunFolder(run)
-    states = ["plain"] if folder.report()["method"] == "plain" else ["plain", "compact"]
+    states = ["plain", "compact"] if "compact" in folder.report() else ["plain"]
     models = {state: _model(folder, state) for state in states}
     dims = _dims(models["plain"])
     with threads(settings.threads):

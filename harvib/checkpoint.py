@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,20 @@ _FILE = "state.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Best:
-    """The best epoch so far: (validation accuracy, -loss) and its weights."""
+    """The best epoch so far, counted from 1: (validation accuracy, -loss) and its weights."""
 
     score: tuple[float, float]
     weights: dict[str, Tensor]
+    epoch: int
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """Where a stage stands: epochs done, the best of them, and what else its parts remember, by name."""
+
+    epoch: int = 0
+    best: Best | None = None
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpoint:
@@ -43,37 +53,34 @@ class Checkpoint:
         state, _ = self._read()
         return state["stage"], state["epoch"]
 
-    def remember(self, score: tuple[float, float], model: SequenceClassifier) -> Best:
-        """A copy of the model's weights, with its score."""
-        return Best(score, {name: value.clone() for name, value in model.state_dict().items()})
-
     def save(
         self,
         stage: str,
-        epoch: int,
+        progress: Progress,
         model: SequenceClassifier,
         optimizer: torch.optim.Optimizer,
-        best: Best | None,
+        now: bool = False,
     ) -> None:
-        """Save the state after `epoch` epochs of a stage, if it is time to."""
-        if time.monotonic() - self._saved < self._interval:
+        """Save the state of a stage between two epochs, if it is time to, or `now`."""
+        if not now and time.monotonic() - self._saved < self._interval:
             return
+        best = progress.best
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         for index, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
         if best is not None:
             tensors |= {f"best.{name}": value for name, value in best.weights.items()}
-        state = {"stage": stage, "epoch": epoch, "score": None if best is None else best.score}
+        tensors |= {f"memory.{name}": value for name, value in progress.memory.items()}
+        state = {"stage": stage, "epoch": progress.epoch}
+        state |= {"best": None if best is None else [*best.score, best.epoch]}
         write_tensors(self.path, tensors, {"state": json.dumps(state)})
         self._saved = time.monotonic()
 
-    def restore(
-        self, stage: str, model: SequenceClassifier, optimizer: torch.optim.Optimizer
-    ) -> tuple[int, Best | None]:
-        """Load the state of this stage; (epochs done, best), or (0, None) where nothing of it is saved."""
+    def restore(self, stage: str, model: SequenceClassifier, optimizer: torch.optim.Optimizer) -> Progress:
+        """Load the state of this stage; nothing is done where none of it is saved."""
         found = self.position()
         if found is None or found[0] != stage:
-            return 0, None
+            return Progress()
         state, tensors = self._read()
         model.load_state_dict(_under("model.", tensors))
         slots: dict[int, dict[str, Tensor]] = {}
@@ -81,14 +88,18 @@ class Checkpoint:
             index, slot = name.split(".", 1)
             slots.setdefault(int(index), {})[slot] = value
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-        score = state["score"]
-        best = None if score is None else Best((score[0], score[1]), _under("best.", tensors))
-        return int(state["epoch"]), best
+        best = None
+        if state["best"] is not None:
+            accuracy, loss, epoch = state["best"]
+            best = Best((accuracy, loss), _under("best.", tensors), epoch)
+        return Progress(state["epoch"], best, _under("memory.", tensors))
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         try:
             with safe_open(self.path, "pt") as file:
                 state = json.loads((file.metadata() or {})["state"])
+                if "best" not in state:
+                    raise ValueError("an earlier harvib wrote it")
                 return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise InputError(f"{self.path}: damaged; delete it to begin its stage again ({error})") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Any
 
 import click
+from torch.distributed import is_torchelastic_launched
 
 from harfeat.cache import CacheError
 from harvib.commands.bench import bench
@@ -19,6 +21,12 @@ from harvib.commands.train import train
 from harvib.errors import InputError
 
 
+def _who() -> str:
+    """The name before a message: of torchrun's processes all but the first tell which they are."""
+    rank = os.environ.get("RANK", "0") if is_torchelastic_launched() else "0"
+    return "harvib" if rank == "0" else f"harvib (process {rank})"
+
+
 class _Group(click.Group):
     """Prints a user's error as one line and ends with exit code 2; an interruption ends with 130."""
 
@@ -29,16 +37,16 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "harvib"
-            click.echo(f"harvib: {error.format_message()} See `{command} --help`.", err=True)
+            click.echo(f"{_who()}: {error.format_message()} See `{command} --help`.", err=True)
             sys.exit(2)
         except (InputError, CacheError) as error:
-            click.echo(f"harvib: {error}", err=True)
+            click.echo(f"{_who()}: {error}", err=True)
             sys.exit(2)
         except OSError as error:
-            click.echo(f"harvib: {error.filename or 'writing'}: {error.strerror or error}", err=True)
+            click.echo(f"{_who()}: {error.filename or 'writing'}: {error.strerror or error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
-            click.echo("harvib: interrupted; the same command resumes", err=True)
+            click.echo(f"{_who()}: interrupted; the same command resumes", err=True)
             sys.exit(130)
         finally:
             signal.signal(signal.SIGTERM, before)

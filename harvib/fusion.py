@@ -27,6 +27,7 @@ from harvib.budget import plain_size, smallest
 from harvib.data import load_parts
 from harvib.devices import best_device, machine
 from harvib.errors import InputError
+from harvib.manner import Manner
 from harvib.matching import Matched, matched
 from harvib.metrics import Evaluation, evaluate
 from harvib.models import ModelSpec, SequenceClassifier
@@ -125,16 +126,19 @@ def train(
     init: Path | None = None,
     device: torch.device | None = None,
     allow_missing: bool = False,
-    tell: Callable[[str], None] = lambda note: None,
+    manner: Manner | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train every stream into a folder of its own in `run_dir` and fuse them; the report, which stands there too.
 
     Clips are matched by name, in the order of the first cache; only those that all caches have are used, and
     `tell` gets a sentence for each cache that lacks some. A budget is that of the fused model (`stream_settings`).
-    `init` is a finished fused run of the same streams. The same call on the same folder resumes. Raises InputError
-    and CacheError, also where caches do not agree on a clip.
+    `init` is a finished fused run of the same streams. The same call on the same folder resumes. Where `manner.stop`
+    asks in the last stream, the streams are fused as they are, in a report that says `interrupted`; before it there
+    is nothing to fuse, KeyboardInterrupt. Raises InputError and CacheError, also where caches do not agree on a
+    clip.
     """
-    device = device or best_device()
+    device, tell = device or best_device(), tell or (lambda note: None)
     sources = [source_of(given) for given in features]
     with ExitStack() as stack:
         pairs = [stack.enter_context(opened(source)) for source in sources]
@@ -156,20 +160,27 @@ def train(
         tell(note)
     folder = RunFolder(run_dir)
     folder.begin(config)
-    if folder.report_path.is_file():
+    if folder.is_finished():
         return folder.report()
+    for name in (folder.report_path, run_dir / "bench.json"):
+        name.unlink(missing_ok=True)
     sources = [dataclasses.replace(source, names=match.names) for source in sources]
-    reports = {}
+    reports, interrupted, name = {}, None, ""
     for name, source, ours in zip(names, sources, each, strict=True):
         tell(f"stream {name}: {source}")
         theirs = init / name if init else None
-        reports[name] = methods.train(source, split, ours, run_dir / name, theirs, device, allow_missing)
+        reports[name] = methods.train(source, split, ours, run_dir / name, theirs, device, allow_missing, manner)
+        interrupted = reports[name].get("interrupted")
+        if interrupted is not None and len(reports) < len(names):
+            raise KeyboardInterrupt
     if len({report["parts_hash"] for report in reports.values()}) > 1:
         raise RuntimeError(f"{run_dir}: the streams were trained on different clips")
     report = _report(folder, reports, _evaluations(folder, sources, split, settings, device))
     report |= {"seed": settings.seed, "method": settings.method, "split": split}
     report |= {"device": str(device), "machine": machine(), "versions": config["versions"]}
     report["left_out"] = {name: list(lacking) for name, lacking in zip(names, match.left_out, strict=True)}
+    if interrupted is not None:
+        report["interrupted"] = interrupted | {"stream": name}
     write_json(folder.report_path, report)
     return report
 
@@ -232,7 +243,8 @@ def _report(
 ) -> dict[str, Any]:
     """Figures of the fused model in each state, in the form of an ordinary run's report, and of each stream."""
     report: dict[str, Any] = {}
-    for state in evaluations[0]:
+    # An interrupted stream may not have all of them.
+    for state in (state for state in evaluations[0] if all(state in ours for ours in evaluations)):
         parts = {part: [ours[state][part] for ours in evaluations] for part in ("validation", "test")}
         weights = best_weights(parts["validation"])
         results = {part: fuse(streams, weights) for part, streams in parts.items()}

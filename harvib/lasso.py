@@ -65,9 +65,11 @@ class GroupLasso:
     threshold: float = 0.0
 
     def penalty(self, model: SequenceClassifier) -> Tensor:
-        """Strength times R, to be added to the loss; zero where the proximal step is used."""
-        if self.threshold == 0:
-            return model.head.weight.new_zeros(())
+        """What is to be added to the loss: `value`, or zero where the proximal step is used."""
+        return self.value(model) if self.threshold > 0 else model.head.weight.new_zeros(())
+
+    def value(self, model: SequenceClassifier) -> Tensor:
+        """Strength times R."""
         norms = squared_norms(model).map(lambda squares: torch.sqrt(squares + EPSILON))
         units = [part.sum() for layer in norms.units for part in layer]
         of_units = torch.stack(units).sum() if units else norms.inputs.new_zeros(())

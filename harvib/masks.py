@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harvib.noise import normal
+
 INITIAL_MU = 1.0
 INITIAL_LOG_VARIANCE = -9.0
 INITIAL_SPREAD = 0.01
@@ -30,8 +32,7 @@ class VIBMask(nn.Module):
         """Factors of shape (batch, size): in training one fresh draw a sequence, in evaluation `hard()`."""
         if not self.training:
             return self.hard().expand(batch, -1)
-        noise = torch.randn(batch, self.mu.numel(), device=self.mu.device, dtype=self.mu.dtype)
-        return self.mu + noise * torch.exp(0.5 * self.log_variance)
+        return self.mu + normal(batch, self.mu) * torch.exp(0.5 * self.log_variance)
 
     def log_alpha(self) -> Tensor:
         """log(sigma^2 / mu^2), (size,); +inf where mu is zero."""

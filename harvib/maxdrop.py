@@ -51,6 +51,7 @@ def within_drop(
         folder.record(dict(row))
     report = chosen.report()
     report["seconds"]["plain"] = folder.seconds("plain")
+    report["epochs"] = folder.epochs()
     report["budget"] |= {"max_drop": max_drop, "tried": tried}
     write_json(folder.report_path, report)
     shutil.rmtree(search)

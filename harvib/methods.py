@@ -8,35 +8,38 @@ Every stage leaves its weights in the run folder, so that a repeated command goe
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from harfeat.cache import DEFAULT_STREAM
 from harvib.budget import Controller, gentle_start, land, smallest, target_of
 from harvib.compact import compact
 from harvib.data import Parts, load_parts
-from harvib.devices import best_device, machine
+from harvib.devices import best_device
 from harvib.errors import InputError
+from harvib.events import events, needs_tensorboard
+from harvib.interrupt import Stopped
 from harvib.lasso import GroupLasso, freeze_masks, lasso_of
+from harvib.manner import Manner
 from harvib.maxdrop import within_drop
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.outcome import agreement, report_of
+from harvib.precision import dtype_of
 from harvib.runconfig import Given, config_of, plain_spec
-from harvib.rundir import RunFolder, read_json, write_json
+from harvib.rundir import RunFolder, rounded, write_json
 from harvib.selection import select_inputs
 from harvib.settings import TrainSettings
 from harvib.source import Source, opened, require_complete, source_of
-from harvib.train import Stage, fit, soft_targets
+from harvib.train import Row, Stage, fit, soft_targets
+from harvib.unfinished import unfinished
 from harvib.weights import ModelCard, load_model, save_model
-
-AGREEMENT = 1e-5
-BUDGET = "budget.json"
-"""What the search for a parameter budget found, in the run folder."""
 
 
 def train(
@@ -47,14 +50,19 @@ def train(
     init: Path | Given | None = None,
     device: torch.device | None = None,
     allow_missing: bool = False,
+    manner: Manner | None = None,
 ) -> dict[str, Any]:
     """Run all stages of `settings.method`; the report, which also stands in the run folder.
 
     `features` is a cache, or `cache::stream` where it has several. `init` is a finished run whose plain model is
     taken over, or a model from elsewhere. The same call on the same folder resumes, and returns the report where
-    the run is finished. Raises InputError and CacheError.
+    the run is finished. Where `manner.stop` asks, the run ends early with a report that says `interrupted`, and
+    the same call goes on from there. Raises InputError and CacheError.
     """
-    device = device or best_device()
+    device, manner = device or best_device(), manner or Manner()
+    dtype_of(settings.precision, device)
+    if manner.tensorboard:
+        needs_tensorboard()
     source = source_of(features)
     with opened(source) as (cache, stream):
         require_complete(cache, allow_missing)
@@ -64,11 +72,25 @@ def train(
     target_of(settings, plain_spec(settings, parts.train.dim, card))
     folder = RunFolder(run_dir)
     folder.begin(config)
-    if folder.report_path.is_file():
-        return folder.report()
-    stages = _Stages(folder, settings, parts, card, device)
+    if folder.is_finished():
+        report = folder.report()
+    else:
+        folder.provisional.undo()
+        stages = _Stages(folder, settings, parts, card, device, manner)
+        with manner.stop or contextlib.nullcontext():
+            try:
+                report = _all(stages, init, config)
+            except Stopped as stopped:
+                report = unfinished(folder, settings, parts, card, device, config, stopped)
+    if manner.tensorboard and manner.team.first:
+        with events(folder.path, folder.rows()):
+            pass
+    return report
+
+
+def _all(stages: _Stages, init: Path | Given | None, config: dict[str, Any]) -> dict[str, Any]:
     plain = stages.plain(init, config)
-    if settings.max_drop >= 0:
+    if stages.settings.max_drop >= 0:
         return _within_drop(stages, plain, config)
     return _finished(stages, plain, config)
 
@@ -76,36 +98,30 @@ def train(
 def _finished(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
     """The report of a run, after all that follows its plain model."""
     folder, settings, parts, device = stages.folder, stages.settings, stages.parts, stages.device
-    report: dict[str, Any] = {"plain": stages.figures(plain)}
-    final = plain
+    models, difference, final = {"plain": plain}, None, plain
     if settings.method != "plain":
         masked = stages.masked(plain)
         small = compact(masked)
-        report["masked"] = stages.figures(masked)
-        report["compaction"] = {"max_abs_difference": stages.agreement(masked, small), "allowed": AGREEMENT}
-        final = stages.finetuned(small, plain)
-        report["compact"] = stages.figures(final)
-        counts = (report[state]["parameters"] for state in ("plain", "compact"))
-        large, few = (count["total"] for count in counts)
-        report["ratio"] = large / few
-        if (folder.path / BUDGET).is_file():
-            report["budget"] = read_json(folder.path / BUDGET) | {"reached": few}
+        difference = agreement(masked, small, parts, device)
+        try:
+            final = stages.finetuned(small, plain)
+        except Stopped as stopped:
+            stopped.masked = masked
+            raise
+        models |= {"masked": masked, "compact": final}
     save_model(folder.model, final, stages.card)
-    report["confusion"] = evaluate(final, parts.test, device).confusion().tolist()
-    seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "lasso", "finetune")}
-    if not seconds["lasso"]:
-        del seconds["lasso"]
-    report |= {"seed": settings.seed, "seconds": seconds, "versions": config["versions"]}
-    report |= {
-        "method": settings.method,
-        "split": config["split"],
-        "device": str(device),
-        "machine": machine(),
-    }
-    report |= {key: config[key] for key in ("fingerprint", "split_hash", "parts_hash", "views")}
+    report = report_of(folder, settings, parts, device, config, models, difference)
     write_json(folder.report_path, report)
     folder.checkpoint.clear()
     return report
+
+
+def _both(record: Callable[[Row], None], write: Callable[[Row], None]) -> Callable[[Row], None]:
+    def both(row: Row) -> None:
+        record(row)
+        write(rounded(row))
+
+    return both
 
 
 def _within_drop(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +133,7 @@ def _within_drop(stages: _Stages, plain: SequenceClassifier, config: dict[str, A
         chosen = dataclasses.replace(settings, max_drop=-1.0, target_params=target)
         ours = config | {"settings": dataclasses.asdict(chosen)}
         folder.begin(ours)
-        if not folder.report_path.is_file():
+        if not folder.is_finished():
             _finished(dataclasses.replace(stages, folder=folder, settings=chosen), plain, ours)
 
     floor = accuracy - settings.max_drop / 100
@@ -133,6 +149,7 @@ class _Stages:
     parts: Parts
     card: ModelCard
     device: torch.device
+    manner: Manner
 
     def plain(self, init: Path | Given | None, config: dict[str, Any]) -> SequenceClassifier:
         """The trained plain model: from this folder, from `init`, or trained now."""
@@ -141,7 +158,7 @@ class _Stages:
             return self._load(path)
         model = self._new_plain()
         if init is None:
-            stage = Stage("plain", 1, settings.plain_epochs, settings.lr, select_best=True, remedy="--lr")
+            stage = Stage("plain", 1, settings.plain_epochs, settings.lr, True, "--lr", settings.patience)
             self._fit(model, stage, None)
         elif isinstance(init, Given):
             given = copy.deepcopy(init.model)
@@ -205,7 +222,8 @@ class _Stages:
 
         def score(masked: SequenceClassifier) -> tuple[float, float]:
             result = evaluate(masked, self.parts.validation, self.device)
-            return result.accuracy, -result.loss
+            accuracy, loss = self.manner.team.of_first((result.accuracy, result.loss))
+            return accuracy, -loss
 
         before = {"inputs": len(model.kept_inputs()), "units": sum(map(sum, model.kept_units()))}
         land(model, controller.target, controller.factors, score)
@@ -216,7 +234,7 @@ class _Stages:
             "beta_input": self.settings.beta_input * controller.strength,
             "before_landing": before,
         }
-        write_json(self.folder.path / BUDGET, found)
+        write_json(self.folder.budget, found)
 
     def finetuned(self, small: SequenceClassifier, plain: SequenceClassifier) -> SequenceClassifier:
         """The compact model, trained on."""
@@ -226,41 +244,10 @@ class _Stages:
         if not settings.keep_scales:
             small.recurrent.use_hard_scales()
         small.spec = dataclasses.replace(small.spec, dropout=settings.finetune_dropout)
-        stage = Stage("finetune", 3, settings.finetune_epochs, settings.finetune_lr, True, "--finetune-lr")
+        epochs, lr = settings.finetune_epochs, settings.finetune_lr
+        stage = Stage("finetune", 3, epochs, lr, True, "--finetune-lr", settings.patience)
         self._fit(small, stage, plain)
         return small.eval()
-
-    def figures(self, model: SequenceClassifier) -> dict[str, Any]:
-        """Accuracies, exact parameter counts, and what the model keeps."""
-        validation = evaluate(model, self.parts.validation, self.device)
-        test = evaluate(model, self.parts.test, self.device)
-        return {
-            "accuracy": {"validation": validation.accuracy, "test": test.accuracy},
-            "loss": {"validation": validation.loss, "test": test.loss},
-            "parameters": model.parameter_counts(),
-            "inputs": len(model.kept_inputs()),
-            "units": sum(map(sum, model.kept_units())),
-            "shape": [list(widths) for widths in model.kept_units()],
-        }
-
-    def agreement(self, masked: SequenceClassifier, small: SequenceClassifier) -> float:
-        """Largest difference of the two models' logits over the validation part, relative to the largest logit.
-
-        Compaction is exact, so a difference beyond rounding is a defect of this program: RuntimeError. Beyond
-        AGREEMENT float64 decides: where features have means far larger than their spread, float32 alone rounds
-        W (v - m) and W v - W m so differently.
-        """
-        difference = self._difference(masked, small)
-        if not difference <= AGREEMENT:
-            precise = copy.deepcopy(masked).double()
-            if not (exact := self._difference(precise, compact(precise))) <= 1e-9:
-                raise RuntimeError(f"compact and masked model differ by {exact:.2e} in float64")
-        return difference
-
-    def _difference(self, masked: SequenceClassifier, small: SequenceClassifier) -> float:
-        ours = evaluate(masked, self.parts.validation, self.device).logits
-        theirs = evaluate(small, self.parts.validation, self.device).logits
-        return float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
 
     def _fit(
         self,
@@ -279,8 +266,15 @@ class _Stages:
         settings = self.settings
         if stage.name == "lasso":
             settings = dataclasses.replace(settings, beta=0.0, beta_input=0.0)
-        record = self.folder.record
-        fit(model, stage, self.parts, settings, self.device, checkpoint, record, targets, controller, lasso)
+        stop, team, writes_events = self.manner.stop, self.manner.team, contextlib.ExitStack()
+        with writes_events:
+            record: Callable[[Row], None] = self.folder.record
+            if self.manner.tensorboard and team.first:
+                record = _both(record, writes_events.enter_context(events(self.folder.path, self.folder.rows())))
+            arguments = (checkpoint, record, targets, controller, lasso, stop, team)
+            stopped = fit(model, stage, self.parts, settings, self.device, *arguments)
+        if stopped is not None:
+            raise Stopped(stage.name, stopped, stage.epochs, model, self.settings)
 
     def _load(self, path: Path) -> SequenceClassifier:
         return load_model(path)[0].to(self.device)
@@ -303,6 +297,8 @@ class _Stages:
             raise InputError(f"--init {init}: a fused run; name one of its streams, such as {stream.path}")
         # Runs from before streams had names read `rgb`.
         theirs = {"stream": DEFAULT_STREAM} | other.config()
+        if other.plain.name in other.provisional.names():
+            raise InputError(f"--init {init}: its plain model is not trained to its end: repeat its command first")
         for key in ("classes", "fingerprint", "stream", "parts_hash"):
             if theirs.get(key) != config[key]:
                 raise InputError(

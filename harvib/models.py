@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harvib.cells import CELLS, Shape, Stack
 from harvib.masks import VIBMask
+from harvib.noise import dropout
 from harvib.readout import READOUTS
 
 State = Literal["plain", "masked", "compact"]
@@ -111,7 +112,7 @@ class SequenceClassifier(nn.Module):
         else:
             factor = self.input_scale[None]
         if self.training and self.spec.dropout > 0:
-            factor = nn.functional.dropout(factor.expand(batch, -1), self.spec.dropout)
+            factor = dropout(factor, batch, self.spec.dropout)
         if self.input_mask is not None:
             factor = factor * self.input_mask(batch)
         return factor

@@ -10,6 +10,7 @@ import torch
 
 from harvib.errors import InputError
 from harvib.foreign import ForeignModel
+from harvib.manner import Manner
 from harvib.methods import Given, train
 from harvib.settings import TrainSettings
 from harvib.source import Source, opened, source_of
@@ -29,6 +30,7 @@ def prune(
     run_dir: Path,
     device: torch.device | None = None,
     allow_missing: bool = False,
+    manner: Manner | None = None,
 ) -> dict[str, Any]:
     """Run all stages after the plain one on a model from elsewhere; the report, as of `harvib.methods.train`.
 
@@ -65,4 +67,4 @@ def prune(
         select_inputs=spec.inputs if spec.inputs < spec.features else 0,
     )
     given = Given(found.classifier, f"{found.path.name} sha256:{found.sha256}")
-    return train(source, split, settings, run_dir, given, device, allow_missing)
+    return train(source, split, settings, run_dir, given, device, allow_missing, manner)

@@ -5,8 +5,10 @@ metrics.csv            one row an epoch
 plain.safetensors      the plain model
 masked.safetensors     the model with its masks, after VIB training
 model.safetensors      the final model: compact and fine-tuned, or plain where nothing was pruned
-report.json            written last: where it stands, the run is finished
+budget.json            the strength that met a parameter budget
+report.json            written last: where it stands, and does not say "interrupted", the run is finished
 last/                  the state of an unfinished stage
+tensorboard/           the figures of metrics.csv for TensorBoard, where asked for
 
 A fused run has config.json and report.json, and in a folder of its own the run of each stream.
 """
@@ -22,12 +24,14 @@ from typing import Any
 
 from harvib.checkpoint import Checkpoint
 from harvib.errors import InputError
+from harvib.interrupt import Provisional
 from harvib.train import Row
 from harvib.weights import replace_synced
 
 COLUMNS = (
     "stage", "epoch", "loss", "ce", "kl_gates", "kl_input", "distill", "train_accuracy",
-    "val_accuracy", "val_loss", "inputs_kept", "units_kept", "seconds",
+    "val_accuracy", "val_loss", "inputs_kept", "units_kept", "lr", "mask_lr", "lasso", "strength", "best_epoch",
+    "seconds",
 )  # fmt: skip
 
 
@@ -66,6 +70,15 @@ class RunFolder:
         return {name: RunFolder(self.path / name) for name in names}
 
     @property
+    def budget(self) -> Path:
+        return self.path / "budget.json"
+
+    @property
+    def provisional(self) -> Provisional:
+        """What an interrupted run left for a look at it."""
+        return Provisional(self.path / "last" / "provisional.txt")
+
+    @property
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(self.path / "last")
 
@@ -98,8 +111,12 @@ class RunFolder:
         """The config of the run."""
         return read_json(self.path / "config.json")
 
+    def is_finished(self) -> bool:
+        """Whether all stages are over; the report of an interrupted run is none of a finished one."""
+        return self.report_path.is_file() and "interrupted" not in read_json(self.report_path)
+
     def report(self) -> dict[str, Any]:
-        """The report of a finished run; InputError where there is none."""
+        """The report of a finished or interrupted run; InputError where there is none."""
         if not self.path.is_dir():
             raise InputError(f"{self.path}: no such run folder")
         if not self.report_path.is_file():
@@ -123,7 +140,7 @@ class RunFolder:
             writer = csv.DictWriter(stream, COLUMNS)
             if new:
                 writer.writeheader()
-            writer.writerow({name: _rounded(value) for name, value in row.items()})
+            writer.writerow(rounded(row))
 
     def rewind(self, stage: str, epochs: int) -> None:
         """Forget the recorded epochs of a stage that come after `epochs`: they are about to run again."""
@@ -137,6 +154,14 @@ class RunFolder:
             writer.writeheader()
             writer.writerows(rows)
         replace_synced(temporary, self.path / "metrics.csv")
+
+    def epochs(self) -> dict[str, dict[str, int]]:
+        """By stage the recorded epochs, `run`, and the one whose weights were kept, both counted from 1."""
+        last = {row["stage"]: row for row in self.rows()}
+        return {
+            stage: {"run": int(row["epoch"]), "kept": int(row.get("best_epoch") or row["epoch"])}
+            for stage, row in last.items()
+        }
 
     def seconds(self, stage: str) -> float:
         """Seconds that the recorded epochs of a stage took, interruptions apart."""
@@ -177,8 +202,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _rounded(value: str | int | float) -> str | int | float:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+def rounded(row: Row) -> Row:
+    """A row as metrics.csv holds it: six digits of each figure."""
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _differing(old: Any, new: Any) -> str:

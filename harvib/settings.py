@@ -8,7 +8,9 @@ from typing import Any
 
 from harvib.cells import CELLS
 from harvib.errors import InputError
+from harvib.precision import PRECISIONS
 from harvib.readout import READOUTS
+from harvib.schedule import SHARES
 
 METHODS = ("vib", "lasso", "plain")
 LASSO_TIMES = ("with-vib", "after-vib")
@@ -72,6 +74,25 @@ class TrainSettings:
     vib_lr: float = _option(3e-4, "learning rate of the weights in VIB training", low=0, high=1e6)
     mask_lr: float = _option(3e-2, "learning rate of the masks", low=0, high=1e6)
     finetune_lr: float = _option(5e-3, "learning rate of fine-tuning", low=0, high=1e6)
+    schedule: str = _option(
+        "cosine",
+        "learning rate over a stage, after its warm-up: to zero by half a cosine or on a line, constant, or a "
+        "tenth at half of it and again at three quarters",
+        choices=tuple(SHARES),
+    )
+    warmup_epochs: int = _option(0, "epochs over which the learning rate rises at the start of each stage", low=0)
+    patience: int = _option(
+        0,
+        "end plain training and fine-tuning after so many epochs in a row without a better validation accuracy, "
+        "and keep the best of all; 0: run all epochs, keep the best of the last quarter",
+        low=0,
+    )
+    precision: str = _option(
+        "auto",
+        "numbers of the forward and backward pass, weights and evaluation stay float32; auto: bfloat16 on a GPU "
+        "that computes in it, else float32",
+        choices=PRECISIONS,
+    )
     weight_decay: float = _option(0.3, "weight decay of the weights, never of the masks", low=0, high=1e6)
     clip_norm: float = _option(1.0, "largest norm of the gradient", low=1e-6)
     validation: float = _option(0.2, "share of train held out, by group, to select on", low=0.01, high=0.5)
@@ -94,6 +115,7 @@ class TrainSettings:
                 raise InputError(f"{option} {value}: must be at most {high}")
         self._check_lasso()
         self._check_budget()
+        self._check_warmup()
 
     @property
     def scales_stay(self) -> bool:
@@ -110,6 +132,17 @@ class TrainSettings:
             raise InputError("--lasso: --model mean has no hidden units; say --lasso-input")
         if self.lasso_threshold > 0 and not wanted:
             raise InputError("--lasso-threshold: --lasso and --lasso-input are both 0")
+
+    def _check_warmup(self) -> None:
+        epochs = {"--finetune-epochs": self.finetune_epochs or self.warmup_epochs + 1}
+        if self.method == "vib":
+            epochs["--vib-epochs"] = self.vib_epochs
+        if (self.lasso > 0 or self.lasso_input > 0) and (self.method == "lasso" or self.lasso_time == "after-vib"):
+            epochs["--lasso-epochs"] = self.lasso_epochs
+        # Of the plain model when it is trained: it may come from elsewhere.
+        for option, count in ({} if self.method == "plain" else epochs).items():
+            if self.warmup_epochs >= count:
+                raise InputError(f"--warmup-epochs {self.warmup_epochs}: {option} is only {count}")
 
     def _check_budget(self) -> None:
         if -1 < self.max_drop < 0:

@@ -6,24 +6,26 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from harvib.budget import Controller
-from harvib.checkpoint import Checkpoint
+from harvib.checkpoint import Best, Checkpoint, Progress
 from harvib.data import Batch, Parts
+from harvib.distributed import ALONE, Team
 from harvib.errors import InputError
+from harvib.interrupt import Stop
 from harvib.lasso import GroupLasso
 from harvib.metrics import evaluate
 from harvib.models import SequenceClassifier
+from harvib.noise import sharing
 from harvib.objectives import LossWeights, loss_terms
+from harvib.precision import Arithmetic, dtype_of
+from harvib.schedule import set_rates
 from harvib.settings import TrainSettings
-
-_CONTROLLER = "controller"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Stage:
 
     `number` tells the stages' random streams apart. `select_best` keeps, of the last quarter of the epochs, the
     one with the best validation accuracy (of equals the lowest loss): at the high rate before, accuracy jumps from
-    epoch to epoch and the best of many jumps is luck. Otherwise the last epoch is kept.
+    epoch to epoch and the best of many jumps is luck. Otherwise the last epoch is kept. With `patience` above 0
+    such a stage ends once so many epochs in a row have not been better, and then all epochs stand for selection:
+    a best of the last quarter alone could only end what is about to end.
     `remedy` names the options to lower where the stage diverges.
     """
 
@@ -42,10 +46,23 @@ class Stage:
     lr: float
     select_best: bool
     remedy: str
+    patience: int = 0
 
     def may_select(self, epoch: int) -> bool:
         """Whether an epoch, counted from 0, stands for selection."""
-        return self.select_best and epoch >= self.epochs * 3 // 4
+        return self.select_best and (self.patience > 0 or epoch >= self.epochs * 3 // 4)
+
+    def is_better(self, score: tuple[float, float], epoch: int, best: Best | None) -> bool:
+        """Whether an epoch is the one to keep so far: before any stands for selection, should the run end now."""
+        if not self.select_best:
+            return False
+        first_to_count = self.may_select(epoch) and not self.may_select(epoch - 1)
+        return best is None or first_to_count or score > best.score
+
+    def is_over(self, progress: Progress) -> bool:
+        """Whether patience has run out."""
+        best = progress.best
+        return self.patience > 0 and best is not None and progress.epoch - best.epoch >= self.patience
 
 
 Row = dict[str, str | int | float]
@@ -62,100 +79,147 @@ def fit(
     teacher: Tensor | None = None,
     controller: Controller | None = None,
     lasso: GroupLasso | None = None,
-) -> None:
+    stop: Stop | None = None,
+    team: Team = ALONE,
+) -> int | None:
     """Train a model in place, from its checkpoint where there is one.
 
     `teacher` holds soft targets, (train clips, C) logits. `controller` scales the betas from epoch to epoch; it
     is taken up from the checkpoint too. `lasso` is the group lasso to apply. `record` gets one row an epoch.
-    Raises InputError where loss, gradients or logits overflow.
+    Where `stop` asks, the stage ends early after the running epoch, its state saved; then the number of epochs
+    done is returned, else None. All processes of a `team` must call it alike. Raises InputError where loss,
+    gradients or logits overflow, and where the settings do not fit stage or device.
     """
+    if settings.warmup_epochs >= stage.epochs:
+        raise InputError(
+            f"--warmup-epochs {settings.warmup_epochs}: the {stage.name} stage has only {stage.epochs} epochs"
+        )
     optimizer = _optimizer(model, stage, settings)
-    first, best = checkpoint.restore(stage.name, model, optimizer)
-    if controller is not None and first:
-        controller.load(_slots(model, optimizer)[_CONTROLLER])
+    arithmetic = Arithmetic(dtype_of(settings.precision, device), device)
+    step = _Step(model, optimizer, arithmetic, stage, settings.clip_norm, teacher, lasso, team)
+    progress = checkpoint.restore(stage.name, model, optimizer)
+    arithmetic.load(progress.memory)
+    if controller is not None and progress.epoch:
+        controller.load(progress.memory["controller"])
     steps_per_epoch = math.ceil(len(parts.train) / settings.batch)
-    bar = tqdm(range(first, stage.epochs), desc=f"{stage.name:8}", initial=first, total=stage.epochs, unit="epoch")
+    steps, warm = steps_per_epoch * stage.epochs, steps_per_epoch * settings.warmup_epochs
+    bar = tqdm(
+        range(progress.epoch, stage.epochs),
+        desc=f"{stage.name:8}",
+        initial=progress.epoch,
+        total=stage.epochs,
+        unit="epoch",
+        disable=not team.first,
+    )
+    stopped = False
     for epoch in bar:
+        if stage.is_over(progress):
+            break
+        stopped = team.any(stop is not None and stop.asked)
+        if stopped:
+            break
         started = time.perf_counter()
         # A pure function of (seed, stage, epoch): no generator state has to survive an interruption.
         torch.manual_seed(int(np.random.SeedSequence((settings.seed, stage.number, epoch)).generate_state(1)[0]))
         sums = _Sums()
         batches = parts.train.shuffled(settings.batch, device, settings.seed, stage.number * 100_000 + epoch)
-        for step, batch in enumerate(batches, epoch * steps_per_epoch):
-            _set_rates(optimizer, step / (steps_per_epoch * stage.epochs), steered=controller is not None)
-            weights = _loss_weights(settings, step / (steps_per_epoch * stage.epochs))
+        for number, batch in enumerate(batches, epoch * steps_per_epoch):
+            set_rates(optimizer.param_groups, settings.schedule, number, steps, warm, controller is not None)
+            weights = _loss_weights(settings, number / steps)
             if controller is not None:
                 weights = weights.scaled(controller.strength)
-            sums.add(
-                _step(model, optimizer, batch, teacher, weights, settings.clip_norm, stage, lasso),
-                len(batch.labels),
-            )
+            sums.add(step(batch, weights), len(batch.labels))
         validation = evaluate(model, parts.validation, device)
-        if not math.isfinite(validation.loss):
+        accuracy, loss = team.of_first((validation.accuracy, validation.loss))
+        if not math.isfinite(loss):
             raise _diverged(stage, "the validation loss")
-        score = (validation.accuracy, -validation.loss)
-        if stage.may_select(epoch) and (best is None or score > best.score):
-            best = checkpoint.remember(score, model)
+        best = progress.best
+        if stage.is_better((accuracy, -loss), epoch, best):
+            best = Best((accuracy, -loss), {name: v.clone() for name, v in model.state_dict().items()}, epoch + 1)
         row: Row = {
             "stage": stage.name,
             "epoch": epoch + 1,
             **sums.means(),
-            "val_accuracy": validation.accuracy,
-            "val_loss": validation.loss,
+            "val_accuracy": accuracy,
+            "val_loss": loss,
             "inputs_kept": len(model.kept_inputs()),
             "units_kept": sum(map(sum, model.kept_units())),
+            **_steering(optimizer, model, controller, lasso),
             "seconds": time.perf_counter() - started,
         }
+        if best is not None:
+            row["best_epoch"] = best.epoch
         record(row)
+        memory = arithmetic.state()
         if controller is not None:
             controller.after_epoch(model, epoch + 1, stage.epochs)
-            _slots(model, optimizer)[_CONTROLLER] = controller.state()
-        checkpoint.save(stage.name, epoch + 1, model, optimizer, best)
+            memory["controller"] = controller.state()
+        progress = Progress(epoch + 1, best, memory)
+        checkpoint.save(stage.name, progress, model, optimizer)
         bar.set_postfix_str(
-            f"loss {row['loss']:.3f} val {validation.accuracy:.1%} "
-            f"inputs {row['inputs_kept']} units {row['units_kept']}",
+            f"loss {row['loss']:.3f} val {accuracy:.1%} inputs {row['inputs_kept']} units {row['units_kept']}",
             refresh=False,
         )
-    if best is not None:
-        model.load_state_dict(best.weights)
+    bar.close()
+    if stopped and progress.epoch:
+        checkpoint.save(stage.name, progress, model, optimizer, now=True)
+    if progress.best is not None:
+        model.load_state_dict(progress.best.weights)
+    return progress.epoch if stopped else None
 
 
-def _slots(model: SequenceClassifier, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's memory of the input mask's means.
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One step of the optimiser, on this process's share of a batch; the figures are of the whole batch."""
 
-    The controller's two numbers lie there as one slot more, which Adam does not look at: so they are in every
-    checkpoint, and never in a model's file.
-    """
-    assert model.input_mask is not None
-    return optimizer.state[model.input_mask.mu]
+    model: SequenceClassifier
+    optimizer: torch.optim.Optimizer
+    arithmetic: Arithmetic
+    stage: Stage
+    clip_norm: float
+    teacher: Tensor | None
+    lasso: GroupLasso | None
+    team: Team
+
+    def __call__(self, batch: Batch, weights: LossWeights) -> dict[str, float]:
+        model, lasso, team = self.model, self.lasso, self.team
+        own, share, part = team.own(batch)
+        model.train()
+        with sharing(share), self.arithmetic.forward():
+            logits = model(own.features, own.lengths)
+        # The loss in float32, the masks' KL above all: half precision cannot tell its small changes.
+        logits = logits.to(model.head.weight.dtype)
+        targets = None if self.teacher is None else self.teacher[own.positions]
+        loss, terms = loss_terms(model, logits, own.labels, targets, weights)
+        if lasso is not None:
+            loss = loss + lasso.penalty(model)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.arithmetic.backward(loss)
+        team.sum_gradients(model.parameters(), part)
+        moved = self.arithmetic.step(model, self.optimizer, self.clip_norm)
+        if moved is None:
+            raise _diverged(self.stage, "the gradient")
+        if lasso is not None and moved:
+            lasso.after_step(model, self.optimizer)
+        accuracy = (logits.argmax(1) == own.labels).float().mean()
+        values = {"loss": loss, **terms, "train_accuracy": accuracy}
+        return team.sum_values({name: float(value.detach()) for name, value in values.items()}, part)
 
 
-def _step(
-    model: SequenceClassifier,
+def _steering(
     optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    teacher: Tensor | None,
-    weights: LossWeights,
-    clip_norm: float,
-    stage: Stage,
+    model: SequenceClassifier,
+    controller: Controller | None,
     lasso: GroupLasso | None,
-) -> dict[str, float]:
-    model.train()
-    logits = model(batch.features, batch.lengths)
-    targets = None if teacher is None else teacher[batch.positions]
-    loss, terms = loss_terms(model, logits, batch.labels, targets, weights)
+) -> Row:
+    """What moved the weights at the end of an epoch: rates, group lasso, strength of the budget."""
+    row: Row = dict(zip(("lr", "mask_lr"), (group["lr"] for group in optimizer.param_groups), strict=False))
     if lasso is not None:
-        loss = loss + lasso.penalty(model)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if not torch.isfinite(nn.utils.clip_grad_norm_(model.parameters(), clip_norm)):
-        raise _diverged(stage, "the gradient")
-    optimizer.step()
-    if lasso is not None:
-        lasso.after_step(model, optimizer)
-    accuracy = (logits.argmax(1) == batch.labels).float().mean()
-    values = {"loss": loss, **terms, "train_accuracy": accuracy}
-    return {name: float(value.detach()) for name, value in values.items()}
+        with torch.no_grad():
+            row["lasso"] = float(lasso.value(model))
+    if controller is not None:
+        row["strength"] = controller.strength
+    return row
 
 
 def _diverged(stage: Stage, what: str) -> InputError:
@@ -192,18 +256,6 @@ def _optimizer(model: SequenceClassifier, stage: Stage, settings: TrainSettings)
     for group in groups:
         group["peak"] = group["lr"]
     return torch.optim.AdamW(groups)
-
-
-def _set_rates(optimizer: torch.optim.Optimizer, progress: float, steered: bool = False) -> None:
-    """Half a cosine from the peak to zero over the stage.
-
-    Under a controller the masks keep their rate for seven tenths of the stage and then fall to zero on a straight
-    line: while their rate fades, no strength moves them, and the controller would push in vain.
-    """
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    for number, group in enumerate(optimizer.param_groups):
-        of_masks = number > 0
-        group["lr"] = group["peak"] * (min(1.0, (1 - progress) / 0.3) if steered and of_masks else cosine)
 
 
 def _loss_weights(settings: TrainSettings, progress: float) -> LossWeights:

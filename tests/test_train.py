@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harfeat.cache import ClipRow, open_cache
-from harvib import methods, train
+from harvib import methods, outcome, train
 from harvib.cells import shape_of
 from harvib.checkpoint import Checkpoint
 from harvib.compact import compact
@@ -297,7 +297,8 @@ def test_a_compaction_that_is_not_exact_is_a_defect_and_no_users_error(
             small.head.bias.add_(1e-3)
         return small
 
-    monkeypatch.setattr(methods, "compact", spoiled)
+    for module in (methods, outcome):
+        monkeypatch.setattr(module, "compact", spoiled)
     with pytest.raises(RuntimeError, match="differ by"):
         methods.train(flat_cache, TEST_SPLIT, TrainSettings(**TINY), tmp_path / "run", device=CPU)
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import click
 
-from harvib.devices import device_of
+from harvib.commands.running import carried_out, tell
 from harvib.foreign import NONLINEARITIES, read_foreign
 from harvib.options import options_of
 from harvib.pruning import IMPLIED
 from harvib.pruning import prune as run
 from harvib.readout import READOUTS
-from harvib.report.table import report_table
 from harvib.settings import TrainSettings
 from harvib.source import source_of
 
@@ -42,6 +41,7 @@ from harvib.source import source_of
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--allow-missing", is_flag=True, help="Train although the cache lacks clips of its data set.")
+@click.option("--tensorboard", is_flag=True, help="Write the figures of metrics.csv for TensorBoard too.")
 @options_of(TrainSettings)
 def prune(
     weights: Path,
@@ -52,6 +52,7 @@ def prune(
     run_dir: Path | None,
     device: str,
     allow_missing: bool,
+    tensorboard: bool,
     **fields: Any,
 ) -> None:
     """Prune a classifier trained elsewhere: a torch nn.LSTM, nn.GRU or nn.RNN with one nn.Linear on it.
@@ -72,9 +73,9 @@ def prune(
     settings = TrainSettings(**fields)
     if run_dir is None:
         run_dir = Path("runs") / f"{weights.stem}-{source_of(features).label}-{split}-s{settings.seed}"
-    report = run(found, features, split, settings, run_dir, device_of(device), allow_missing)
-    click.echo(report_table(report))
-    click.echo(f"run folder: {run_dir}")
+    with carried_out(device, run_dir, tensorboard) as (where, folder, manner):
+        report = run(found, features, split, settings, folder, where, allow_missing, manner)
+        tell(report, run_dir, manner)
 
 
 # The model decides these.

@@ -8,6 +8,7 @@ import click
 
 from harvib.bench import measured, medians
 from harvib.errors import InputError
+from harvib.interrupt import interruption
 from harvib.report.page import write_page
 from harvib.report.table import report_table
 from harvib.rundir import RunFolder
@@ -31,6 +32,8 @@ def report(run: Path, out: Path | None) -> None:
     folders = [stream.path for stream in streams.values()] or [run]
     pages = [write_page(folder, out or folder / "report.html") for folder in folders]
     click.echo(report_table(figures, None if latency is None else medians(latency)))
+    if (line := interruption(figures)) is not None:
+        click.echo(line)
     if latency is None:
         click.echo(f"latency is not measured yet: harvib bench --model {run}")
     for page in pages:

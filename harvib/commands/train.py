@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from harvib import fusion, methods
-from harvib.devices import device_of
+from harvib.commands.running import carried_out, tell
 from harvib.options import options_of
-from harvib.report.table import report_table
 from harvib.settings import TrainSettings
 from harvib.source import source_of
 
@@ -30,6 +29,7 @@ from harvib.source import source_of
 @click.option("--init", type=click.Path(path_type=Path), help="Start from the plain model of this finished run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--allow-missing", is_flag=True, help="Train although the cache lacks clips of its data set.")
+@click.option("--tensorboard", is_flag=True, help="Write the figures of metrics.csv for TensorBoard too.")
 @options_of(TrainSettings)
 def train(
     features: tuple[Path, ...],
@@ -38,6 +38,7 @@ def train(
     init: Path | None,
     device: str,
     allow_missing: bool,
+    tensorboard: bool,
     **fields: Any,
 ) -> None:
     """Train a plain model, prune it by VIB, compact it exactly, fine-tune it.
@@ -54,14 +55,13 @@ def train(
         kind = settings.model if settings.method == "vib" else f"{settings.method}-{settings.model}"
         label = "+".join(source_of(given).label for given in features)
         run_dir = Path("runs") / f"{label}-{split}-{kind}-s{settings.seed}"
-    if len(features) == 1:
-        report = methods.train(features[0], split, settings, run_dir, init, device_of(device), allow_missing)
-    else:
-        report = fusion.train(
-            features, split, settings, run_dir, init, device_of(device), allow_missing, tell=_note
-        )
-    click.echo(report_table(report))
-    click.echo(f"run folder: {run_dir}")
+    with carried_out(device, run_dir, tensorboard) as (where, folder, manner):
+        common = (split, settings, folder, init, where, allow_missing, manner)
+        if len(features) == 1:
+            report = methods.train(features[0], *common)
+        else:
+            report = fusion.train(features, *common, tell=_note if manner.team.first else None)
+        tell(report, run_dir, manner)
 
 
 def _note(text: str) -> None:

@@ -1,0 +1,94 @@
+"""The figures of a run, of its models on its parts, as they stand in report.json."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from harvib.compact import compact
+from harvib.data import Parts
+from harvib.devices import machine
+from harvib.metrics import evaluate
+from harvib.models import SequenceClassifier
+from harvib.precision import dtype_of
+from harvib.rundir import RunFolder, read_json
+from harvib.settings import TrainSettings
+
+AGREEMENT = 1e-5
+_FROM_CONFIG = ("split", "versions", "fingerprint", "split_hash", "parts_hash", "views")
+
+
+def report_of(
+    folder: RunFolder,
+    settings: TrainSettings,
+    parts: Parts,
+    device: torch.device,
+    config: Mapping[str, Any],
+    models: Mapping[str, SequenceClassifier],
+    difference: float | None = None,
+) -> dict[str, Any]:
+    """The report of `models` by state: plain, and masked and compact where something was pruned.
+
+    The last is the final one. `difference` is what `agreement` found.
+    """
+    report: dict[str, Any] = {state: figures(model, parts, device) for state, model in models.items()}
+    if difference is not None:
+        report["compaction"] = {"max_abs_difference": difference, "allowed": AGREEMENT}
+    if "compact" in models:
+        few = report["compact"]["parameters"]["total"]
+        report["ratio"] = report["plain"]["parameters"]["total"] / few
+        if folder.budget.is_file():
+            report["budget"] = read_json(folder.budget) | {"reached": few}
+    final = list(models.values())[-1]
+    report["confusion"] = evaluate(final, parts.test, device).confusion().tolist()
+    seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "lasso", "finetune")}
+    if not seconds["lasso"]:
+        del seconds["lasso"]
+    report |= {
+        "seed": settings.seed,
+        "seconds": seconds,
+        "epochs": folder.epochs(),
+        "method": settings.method,
+        "device": str(device),
+        "precision": str(dtype_of(settings.precision, device)).removeprefix("torch."),
+        "machine": machine(),
+    }
+    return report | {key: config[key] for key in _FROM_CONFIG}
+
+
+def figures(model: SequenceClassifier, parts: Parts, device: torch.device) -> dict[str, Any]:
+    """Accuracies, exact parameter counts, and what the model keeps."""
+    validation = evaluate(model, parts.validation, device)
+    test = evaluate(model, parts.test, device)
+    return {
+        "accuracy": {"validation": validation.accuracy, "test": test.accuracy},
+        "loss": {"validation": validation.loss, "test": test.loss},
+        "parameters": model.parameter_counts(),
+        "inputs": len(model.kept_inputs()),
+        "units": sum(map(sum, model.kept_units())),
+        "shape": [list(widths) for widths in model.kept_units()],
+    }
+
+
+def agreement(masked: SequenceClassifier, small: SequenceClassifier, parts: Parts, device: torch.device) -> float:
+    """Largest difference of the two models' logits over the validation part, relative to the largest logit.
+
+    Compaction is exact, so a difference beyond rounding is a defect of this program: RuntimeError. Beyond
+    AGREEMENT float64 decides: where features have means far larger than their spread, float32 alone rounds
+    W (v - m) and W v - W m so differently.
+    """
+
+    def between(ours: SequenceClassifier, theirs: SequenceClassifier) -> float:
+        a, b = (evaluate(model, parts.validation, device).logits for model in (ours, theirs))
+        return float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
+
+    difference = between(masked, small)
+    if not difference <= AGREEMENT:
+        precise = copy.deepcopy(masked).double()
+        if not (exact := between(precise, compact(precise))) <= 1e-9:
+            raise RuntimeError(f"compact and masked model differ by {exact:.2e} in float64")
+    return difference

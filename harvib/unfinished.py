@@ -1,0 +1,90 @@
+"""What an interrupted run leaves for a look at it, made in the cheapest valid way of the model at hand.
+
+The plain model: that alone. The masked one: compacted, brought to the parameter budget where there is one, not
+fine-tuned. The compact one: as far as it was fine-tuned. Nothing of it is taken for a finished stage; see
+harvib/interrupt.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harvib.budget import land, target_of
+from harvib.compact import compact
+from harvib.data import Parts
+from harvib.errors import InputError
+from harvib.interrupt import Stopped
+from harvib.lasso import lasso_of
+from harvib.metrics import evaluate
+from harvib.models import SequenceClassifier
+from harvib.outcome import agreement, report_of
+from harvib.rundir import RunFolder, write_json
+from harvib.settings import TrainSettings
+from harvib.weights import ModelCard, load_model, save_model
+
+
+def unfinished(
+    folder: RunFolder,
+    settings: TrainSettings,
+    parts: Parts,
+    card: ModelCard,
+    device: torch.device,
+    config: Mapping[str, Any],
+    stopped: Stopped,
+) -> dict[str, Any]:
+    """The report of an interrupted run, written with its models; it says how far the run came, `interrupted`.
+
+    Where nothing can be compacted yet the report is of the plain model alone and says why, `not_pruned`.
+    KeyboardInterrupt where there is no model at all.
+    """
+    told: dict[str, Any] = dict(stopped.told)
+    models: dict[str, SequenceClassifier] = {}
+    difference: float | None = None
+    files: list[Path] = []
+    if stopped.stage == "plain":
+        if stopped.epoch == 0:
+            raise KeyboardInterrupt
+        models["plain"] = stopped.model.eval()
+        files.append(folder.plain)
+    else:
+        models["plain"] = load_model(folder.plain)[0].to(device)
+        try:
+            masked, small = _pruned(parts, device, stopped)
+            difference = agreement(masked, compact(masked), parts, device)
+            models |= {"masked": masked, "compact": small}
+        except InputError as error:
+            told["not_pruned"] = str(error)
+    final = list(models.values())[-1]
+    if "masked" in models and not folder.masked.is_file():
+        files.append(folder.masked)
+    made_of_it = [folder.path / name for name in ("bench.json", "report.html")]
+    folder.provisional.begin([*files, folder.model, folder.report_path, *made_of_it])
+    for file in files:
+        save_model(file, models["plain" if file == folder.plain else "masked"], card)
+    save_model(folder.model, final, card)
+    report = report_of(folder, settings, parts, device, config, models, difference)
+    report["interrupted"] = told
+    write_json(folder.report_path, report)
+    return report
+
+
+def _pruned(parts: Parts, device: torch.device, stopped: Stopped) -> tuple[SequenceClassifier, SequenceClassifier]:
+    """The masked and the compact model."""
+    if stopped.masked is not None:
+        return stopped.masked, stopped.model.eval()
+    settings, masked = stopped.settings, stopped.model.eval()
+    lasso, target = lasso_of(settings), target_of(settings, masked.spec)
+    if lasso is not None and (stopped.stage == "lasso" or settings.lasso_time == "with-vib"):
+        lasso.finish(masked)
+
+    def score(model: SequenceClassifier) -> tuple[float, float]:
+        result = evaluate(model, parts.validation, device)
+        return result.accuracy, -result.loss
+
+    if target is not None:
+        land(masked, target, settings.scales_stay, score)
+    return masked, compact(masked)
