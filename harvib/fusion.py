@@ -133,10 +133,10 @@ def train(
 
     Clips are matched by name, in the order of the first cache; only those that all caches have are used, and
     `tell` gets a sentence for each cache that lacks some. A budget is that of the fused model (`stream_settings`).
-    `init` is a finished fused run of the same streams. The same call on the same folder resumes. Where `manner.stop`
-    asks in the last stream, the streams are fused as they are, in a report that says `interrupted`; before it there
-    is nothing to fuse, KeyboardInterrupt. Raises InputError and CacheError, also where caches do not agree on a
-    clip.
+    `init` is a finished fused run of the same streams. The same call on the same folder resumes. Where
+    `manner.stop` asks in the last stream, the streams are fused as they are, in a report that says `interrupted`;
+    before it there is nothing to fuse, KeyboardInterrupt. Raises InputError and CacheError, also where caches do
+    not agree on a clip.
     """
     device, tell = device or best_device(), tell or (lambda note: None)
     sources = [source_of(given) for given in features]
@@ -162,8 +162,8 @@ def train(
     folder.begin(config)
     if folder.is_finished():
         return folder.report()
-    for name in (folder.report_path, run_dir / "bench.json"):
-        name.unlink(missing_ok=True)
+    for of_an_interrupted_run in (folder.report_path, run_dir / "bench.json"):
+        of_an_interrupted_run.unlink(missing_ok=True)
     sources = [dataclasses.replace(source, names=match.names) for source in sources]
     reports, interrupted, name = {}, None, ""
     for name, source, ours in zip(names, sources, each, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import csv
 import itertools
 import json
 import math
@@ -21,7 +20,7 @@ from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from harvib import methods, train
+from harvib import fusion, methods, train
 from harvib.bench import BenchSettings, bench_run
 from harvib.checkpoint import Checkpoint
 from harvib.cli import main
@@ -100,8 +99,7 @@ def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
 
 def outcome(run_dir: Path) -> dict[str, Any]:
     """All that a run comes to, but what tells time."""
-    with (run_dir / "metrics.csv").open(newline="") as stream:
-        rows = [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+    rows = [{**row, "seconds": ""} for row in RunFolder(run_dir).rows()]
     report = json.loads((run_dir / "report.json").read_text())
     del report["seconds"]
     files = {path.name: path.read_bytes() for path in run_dir.glob("*.safetensors")}
@@ -215,6 +213,37 @@ def test_a_run_killed_while_it_writes_its_provisional_result_resumes(
                 stopped(cache, tmp_path / spot, "vib", 5)
         run(cache, tmp_path / spot)
         assert outcome(tmp_path / spot) == outcome(whole("vib"))
+
+
+def test_a_fused_run_stopped_in_its_last_stream_is_fused_as_it_is_and_goes_on(tmp_path: Path) -> None:
+    caches = [made_up_cache(tmp_path / f"{name}.h5", stream=name, recipe=name) for name in ("rgb", "flow")]
+    settings = TrainSettings(**FIELDS)
+
+    def fused(folder: Path, stop: Stop | None = None) -> dict[str, Any]:
+        return fusion.train(caches, TEST_SPLIT, settings, folder, device=CPU, manner=Manner(stop))
+
+    folder = tmp_path / "run"
+    fused(tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        stop = Stop()
+        at(patch, "vib", 4, stop.ask)
+        with pytest.raises(KeyboardInterrupt):
+            fused(folder, stop)
+    assert not (folder / "report.json").exists(), "the second stream has no model yet"
+    assert RunFolder(folder / "rgb").report()["interrupted"]["epoch"] == 4
+    with pytest.MonkeyPatch.context() as patch:
+        stop = Stop()
+        at(patch, "plain", 3, stop.ask)
+        report = fused(folder, stop)
+    assert report["interrupted"] == {"stage": "plain", "epoch": 3, "of": 10, "stream": "flow"}
+    assert "plain" in report
+    assert "compact" not in report, "the second stream has none"
+    found = evaluate_run(folder, caches, TEST_SPLIT, "test", CPU)
+    assert found["accuracy"] == report["plain"]["accuracy"]["test"]
+    fused(folder)
+    assert outcome(folder) == outcome(tmp_path / "whole")
+    for name in ("rgb", "flow"):
+        assert outcome(folder / name) == outcome(tmp_path / "whole" / name)
 
 
 def test_nothing_starts_from_a_plain_model_that_is_not_trained_to_its_end(cache: Path, tmp_path: Path) -> None:
