@@ -12,102 +12,62 @@ reader of h, the cell's own W_hh among them, exactly: the compact cell is always
 
 from __future__ import annotations
 
-from typing import ClassVar
+from torch import nn
 
-import torch
-from torch import Tensor, nn
-
-from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
-from harvib.masks import VIBMask
-
-MASK = "h"
+from harvib.cells.gated import CompactForm, Kind, MaskedForm, PlainForm
+from harvib.kernels import RNNKernel
 
 
-class PlainRNN(PlainCell):
-    """torch.nn.RNN with one layer and tanh; also the compact form."""
-
-    nonlinearity: ClassVar[str] = "tanh"
-
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.input_size, self.hidden_size = input_size, hidden_size
-        self.rnn = nn.RNN(input_size, hidden_size, nonlinearity=self.nonlinearity, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.rnn(x)[0]
-
-    def parameter_count(self) -> int:
-        """H(D + H) + 2H: one set of weights, two bias vectors."""
-        return self.hidden_size * (self.input_size + self.hidden_size) + 2 * self.hidden_size
-
-    def masked(self) -> MaskedRNN:
-        return MaskedRNN(self)
-
-    @classmethod
-    def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
-        return hidden * (inputs + hidden) + 2 * hidden
-
-    @classmethod
-    def compact(cls, input_size: int, hidden_size: int) -> Cell:
-        return cls(input_size, hidden_size)
+def _kind(nonlinearity: str) -> Kind:
+    return Kind(
+        name="rnn",
+        gates=("h",),
+        deciding=("h",),
+        output="h",
+        factors={},
+        kernel=RNNKernel(nonlinearity),
+        module=lambda inputs, hidden: nn.RNN(inputs, hidden, nonlinearity=nonlinearity, batch_first=True),
+    )
 
 
-class PlainReluRNN(PlainRNN):
+_TANH, _RELU = _kind("tanh"), _kind("relu")
+
+
+class CompactRNN(CompactForm):
+    """A small nn.RNN."""
+
+    KIND = _TANH
+
+
+class CompactReluRNN(CompactForm):
     """The same with relu."""
 
-    nonlinearity = "relu"
+    KIND = _RELU
 
 
-class MaskedRNN(MaskedCell):
+class MaskedRNN(MaskedForm):
     """The VIB-RNN: a mask of H factors on the states."""
 
-    DECIDING = (MASK,)
-    OUTPUT = MASK
+    KIND = _TANH
+    COMPACT = CompactRNN
 
-    def __init__(self, plain: PlainRNN) -> None:
-        super().__init__()
-        self.input_size, self.hidden_size = plain.input_size, plain.hidden_size
-        copies = (nn.Parameter(weight.detach().clone()) for weight in plain.rnn.all_weights[0])
-        self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh = copies
-        self.masks = nn.ModuleDict({MASK: VIBMask(self.hidden_size)})
-        self._kind = type(plain)
-        self._act = torch.tanh if plain.nonlinearity == "tanh" else torch.relu
 
-    def forward(self, x: Tensor) -> Tensor:
-        factor = self.masks[MASK](x.shape[0])
-        projected = nn.functional.linear(x, self.weight_ih, self.bias_ih + self.bias_hh)
-        h = projected.new_zeros(len(x), self.hidden_size)
-        states = []
-        for step in projected.unbind(1):
-            h = factor * self._act(torch.addmm(step, h, self.weight_hh.t()))
-            states.append(h)
-        return torch.stack(states, dim=1)
+class MaskedReluRNN(MaskedForm):
+    """The same with relu."""
 
-    def parameter_count(self) -> int:
-        """Of the RNN under the mask, without the mask."""
-        return self.hidden_size * (self.input_size + self.hidden_size) + 2 * self.hidden_size
+    KIND = _RELU
+    COMPACT = CompactReluRNN
 
-    def kept_units(self, inputs: Tensor) -> Tensor:
-        """Kept by the mask, whatever the inputs."""
-        return self._hard().nonzero().squeeze(1)
 
-    @torch.no_grad()
-    def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Compacted:
-        """Scale and shift of the inputs fold into W_ih and the bias, mu into every reader of h."""
-        units, output = self.kept_units(inputs), self._hard().double()
-        weight_ih = self.weight_ih[units].double()
-        cell = self._kind(len(inputs), len(units)).to(self.weight_ih)
-        small = (
-            weight_ih[:, inputs] * scale[inputs],
-            self.weight_hh[units][:, units] * output[units],
-            self.bias_ih[units] + weight_ih @ shift,
-            self.bias_hh[units],
-        )
-        for weight, value in zip(cell.rnn.all_weights[0], small, strict=True):
-            weight.copy_(value)
-        return Compacted(cell, units, output, torch.zeros_like(output))
+class PlainRNN(PlainForm):
+    """torch.nn.RNN with one layer and tanh."""
 
-    def _hard(self) -> Tensor:
-        mask = self.masks[MASK]
-        assert isinstance(mask, VIBMask)
-        return mask.hard()
+    KIND = _TANH
+    MASKED = MaskedRNN
+
+
+class PlainReluRNN(PlainForm):
+    """The same with relu."""
+
+    KIND = _RELU
+    MASKED = MaskedReluRNN

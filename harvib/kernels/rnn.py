@@ -1,0 +1,61 @@
+"""The simple network's loop over time, forward and backward. See `harvib.cells.rnn` for the equations.
+
+    h_t = output * a        a = act(p + W_hh h_{t-1})
+
+Backward, with d = dL/dh_t, the gradient of the pre-activation is d * output * act', where act' is 1 - a^2 of tanh
+and 1 where relu is open: known before the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harvib.kernels.product import StepProduct
+from harvib.kernels.recurrence import Factors, Gradients, Kernel
+
+
+class RNNKernel(Kernel):
+    """Factors: output; one gate, tanh or relu."""
+
+    GATES = 1
+
+    def __init__(self, nonlinearity: str) -> None:
+        self._tanh = nonlinearity == "tanh"
+
+    def forward(
+        self, gates: Tensor, product: StepProduct, bias: Tensor | None, factors: Factors, keep: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        (output,) = factors
+        states = gates if output is None else torch.empty_like(gates)
+        for t in range(len(gates)):
+            step = gates[t]
+            if t:
+                product.add_to(step, states[t - 1])
+            step.tanh_() if self._tanh else step.relu_()
+            if output is not None:
+                torch.mul(step, output, out=states[t])
+        return states, (gates,) if keep else ()
+
+    def backward(
+        self,
+        grad: Tensor,
+        product: StepProduct,
+        states: Tensor,
+        kept: Sequence[Tensor],
+        factors: Factors,
+        needed: Sequence[bool],
+    ) -> Gradients:
+        (gates,) = kept
+        (output,) = factors
+        found = 1 - gates.square() if self._tanh else (gates > 0).to(gates.dtype)
+        if output is not None:
+            found.mul_(output)
+        last = len(gates) - 1
+        for t in range(last, -1, -1):
+            if t < last:
+                product.add_to(grad[t], found[t + 1])
+            found[t].mul_(grad[t])
+        return Gradients(found, [grad.mul_(gates).sum(0) if needed[0] else None])
