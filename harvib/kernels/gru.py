@@ -14,13 +14,11 @@ computed for all steps at once; in it all gates are one product.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from harvib.kernels.product import StepProduct
-from harvib.kernels.recurrence import Factors, Gradients, Kernel
+from harvib.kernels.recurrence import Factors, Gradients, Kernel, Tape
 
 
 class GRUKernel(Kernel):
@@ -64,18 +62,10 @@ class GRUKernel(Kernel):
                 torch.addcmul(kept_n, kept_n, kept_u, value=-1, out=state)
         return states, (gates, inner) if keep else ()
 
-    def backward(
-        self,
-        grad: Tensor,
-        product: StepProduct,
-        states: Tensor,
-        kept: Sequence[Tensor],
-        factors: Factors,
-        needed: Sequence[bool],
-    ) -> Gradients:
-        gates, inner = kept
-        reset, update, new = factors
-        steps, batch, hidden = states.shape
+    def backward(self, grad: Tensor, product: StepProduct, tape: Tape) -> Gradients:
+        gates, inner = tape.kept
+        reset, update, new = tape.factors
+        steps, batch, hidden = grad.shape
         r, u, n = gates.chunk(self.GATES, dim=2)
         found = torch.empty_like(gates)
         blocks = found.view(steps, batch, self.GATES, hidden)
@@ -92,7 +82,7 @@ class GRUKernel(Kernel):
         torch.mul(for_s, inner, out=for_r)
         for_r.addcmul_(for_r, r, value=-1)
         moved = kept_n.neg()  # h_{t-1} - new * n
-        moved[1:].add_(states[:-1])
+        moved[1:].add_(tape.states[:-1])
         torch.mul(moved, kept_u, out=for_u)
         for_u.addcmul_(for_u, u, value=-1)
 
@@ -104,7 +94,7 @@ class GRUKernel(Kernel):
             blocks[t].mul_(state[:, None])
         for_n.mul_(grad)
 
-        of_reset, of_update, of_new = needed
+        of_reset, of_update, of_new = tape.needed
         return Gradients(
             found,
             [

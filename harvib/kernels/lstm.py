@@ -13,13 +13,11 @@ All that stands beside d and e is known before the loop and is computed for all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from harvib.kernels.product import StepProduct
-from harvib.kernels.recurrence import Factors, Gradients, Kernel
+from harvib.kernels.recurrence import Factors, Gradients, Kernel, Tape
 
 
 class LSTMKernel(Kernel):
@@ -58,18 +56,10 @@ class LSTMKernel(Kernel):
                 state.mul_(output)
         return states, (gates, cells, tanhs) if keep else ()
 
-    def backward(
-        self,
-        grad: Tensor,
-        product: StepProduct,
-        states: Tensor,
-        kept: Sequence[Tensor],
-        factors: Factors,
-        needed: Sequence[bool],
-    ) -> Gradients:
-        gates, cells, tanhs = kept
-        new, memory, output = factors
-        steps, batch, hidden = states.shape
+    def backward(self, grad: Tensor, product: StepProduct, tape: Tape) -> Gradients:
+        gates, cells, tanhs = tape.kept
+        new, memory, output = tape.factors
+        steps, batch, hidden = grad.shape
         i, f, g, o = gates.chunk(self.GATES, dim=2)
         found = torch.empty_like(gates)
         blocks = found.view(steps, batch, self.GATES, hidden)
@@ -99,7 +89,7 @@ class LSTMKernel(Kernel):
             step[:, :3].mul_(cell[:, None])
             step[:, 3].mul_(state)
 
-        of_new, of_memory, of_output = needed
+        of_new, of_memory, of_output = tape.needed
         return Gradients(
             found,
             [

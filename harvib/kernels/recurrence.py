@@ -36,6 +36,19 @@ Factors = Sequence[Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
+class Tape:
+    """What the loop forward has left for the loop backward.
+
+    `states` (T, B, H), what the kernel has kept, its factors, and `needed`: which factors' gradients are.
+    """
+
+    states: Tensor
+    kept: Sequence[Tensor]
+    factors: Factors
+    needed: Sequence[bool]
+
+
+@dataclass(frozen=True, eq=False)
 class Gradients:
     """What a kernel's backward loop finds.
 
@@ -67,16 +80,8 @@ class Kernel(ABC):
         """
 
     @abstractmethod
-    def backward(
-        self,
-        grad: Tensor,
-        product: StepProduct,
-        states: Tensor,
-        kept: Sequence[Tensor],
-        factors: Factors,
-        needed: Sequence[bool],
-    ) -> Gradients:
-        """From the gradient of the states (T, B, H), overwritten. `needed`: which factors' gradients are.
+    def backward(self, grad: Tensor, product: StepProduct, tape: Tape) -> Gradients:
+        """From the gradient of the states (T, B, H), which is overwritten.
 
         `product` adds the gradient of all gates at a step, times W_hh, to that of the states one step before.
         """
@@ -151,7 +156,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     # A copy always, for the loop overwrites it.
     grad = torch.empty_like(states).copy_(grad_output.transpose(0, 1))
     product = StepProduct(weight_hh, batch, states.dtype)
-    found = ctx.kernel.backward(grad, product, states, kept, factors, need_factors)
+    found = ctx.kernel.backward(grad, product, Tape(states, kept, factors, need_factors))
 
     gates = found.recurrent
     rows = gates.flatten(0, 1)

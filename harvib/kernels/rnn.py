@@ -8,13 +8,11 @@ and 1 where relu is open: known before the loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from harvib.kernels.product import StepProduct
-from harvib.kernels.recurrence import Factors, Gradients, Kernel
+from harvib.kernels.recurrence import Factors, Gradients, Kernel, Tape
 
 
 class RNNKernel(Kernel):
@@ -39,17 +37,9 @@ class RNNKernel(Kernel):
                 torch.mul(step, output, out=states[t])
         return states, (gates,) if keep else ()
 
-    def backward(
-        self,
-        grad: Tensor,
-        product: StepProduct,
-        states: Tensor,
-        kept: Sequence[Tensor],
-        factors: Factors,
-        needed: Sequence[bool],
-    ) -> Gradients:
-        (gates,) = kept
-        (output,) = factors
+    def backward(self, grad: Tensor, product: StepProduct, tape: Tape) -> Gradients:
+        (gates,) = tape.kept
+        (output,) = tape.factors
         found = 1 - gates.square() if self._tanh else (gates > 0).to(gates.dtype)
         if output is not None:
             found.mul_(output)
@@ -58,4 +48,4 @@ class RNNKernel(Kernel):
             if t < last:
                 product.add_to(grad[t], found[t + 1])
             found[t].mul_(grad[t])
-        return Gradients(found, [grad.mul_(gates).sum(0) if needed[0] else None])
+        return Gradients(found, [grad.mul_(gates).sum(0) if tape.needed[0] else None])
