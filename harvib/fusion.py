@@ -289,10 +289,10 @@ def _config(
         "split": split,
         "init": str(init.resolve()) if init else None,
         "classes": list(pairs[0][0].classes),
-        "features": [cache.path.name for cache, _ in pairs],
+        "features": " + ".join(cache.path.name for cache, _ in pairs),
         # A list, for in a JSON object they would have no order.
         "streams": [
-            {"name": name, "stream": stream, "fingerprint": cache.fingerprint}
+            {"name": name, "features": cache.path.name, "stream": stream, "fingerprint": cache.fingerprint}
             for name, (cache, stream) in zip(names, pairs, strict=True)
         ],
         "clips": len(match.names),

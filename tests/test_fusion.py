@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ from harvib.evaluate import evaluate_run
 from harvib.foreign import read_foreign
 from harvib.metrics import Evaluation
 from harvib.pruning import prune
+from harvib.report.page import command as repeating
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 from harvib.source import Source, source_of
@@ -481,6 +483,16 @@ def test_commands_of_a_fused_run(caches: list[Path], tmp_path: Path, monkeypatch
         assert f"page: {run / stream / 'report.html'}" in text
         assert (run / stream / "report.html").is_file()
     assert f"{measured['compact']['median_ms']:.3f}" in text
+    again = shlex.split(repeating(RunFolder(run).config(), "again").replace("\\\n", ""))[1:]
+    given = [str(caches[0].name), f"{caches[1].name}::flow"]
+    assert [again[place + 1] for place, word in enumerate(again) if word == "--features"] == given
+    monkeypatch.chdir(caches[0].parent)
+    code, text, errors = command(*again, "--device=cpu", "--run-dir", tmp_path / "again")
+    assert code == 0, errors
+    for stream in ("rgb", "flow"):
+        ours, theirs = (folder / stream / "model.safetensors" for folder in (tmp_path / "again", tmp_path / run))
+        assert ours.read_bytes() == theirs.read_bytes()
+    monkeypatch.chdir(tmp_path)
     code, _, errors = command("report", run, "--out", "x.html")
     assert code == 2
     assert "a page for each stream" in errors

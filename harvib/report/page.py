@@ -231,9 +231,8 @@ def command(config: Mapping[str, Any], run_dir: str) -> str:
     Settings at their defaults are left out.
     """
     defaults = dataclasses.asdict(TrainSettings())
-    stream = config.get("stream", DEFAULT_STREAM)
-    features = config["features"] if stream == DEFAULT_STREAM else str(Source(Path(config["features"]), stream))
-    options = [["--features", features], ["--split", config["split"]], ["--run-dir", run_dir]]
+    options = [["--features", _features(told)] for told in config.get("streams", [config])]
+    options += [["--split", config["split"]], ["--run-dir", run_dir]]
     if config["init"] is not None:
         options.append(["--init", config["init"]])
     for name, value in config["settings"].items():
@@ -245,6 +244,12 @@ def command(config: Mapping[str, Any], run_dir: str) -> str:
         else:
             options.append([f"--{option}", str(value)])
     return " \\\n  ".join(["harvib train", *(shlex.join(words) for words in options)])
+
+
+def _features(told: Mapping[str, Any]) -> str:
+    """A cache's file, and the stream of it where that is another than the default."""
+    stream = told.get("stream", DEFAULT_STREAM)
+    return str(Source(Path(told["features"]), "" if stream == DEFAULT_STREAM else stream))
 
 
 def _curves(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str]) -> Curves:
