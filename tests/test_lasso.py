@@ -138,7 +138,8 @@ def test_groups_hold_the_weights_that_a_loop_finds(fields: dict[str, Any]) -> No
 @given(st.fixed_dictionaries(MODELS), st.floats(0, 0.9))
 @settings(max_examples=60, deadline=None)
 def test_zero_groups_leave_without_changing_a_logit(fields: dict[str, Any], share: float) -> None:
-    model = a_model(**fields)
+    # In float64: where factors above one make a GRU's states grow, rounding in float32 passes 1e-5 by itself.
+    model = a_model(**fields).double()
     inputs, units = naive_groups(model)
     zero_inputs = (torch.rand(len(inputs)) < share).tolist()
     zero_units = (torch.rand(len(units)) < share).tolist()
