@@ -37,17 +37,20 @@ from harvib.settings import TrainSettings
 from harvib.source import Source, opened, require_complete, source_of
 from harvib.weights import ModelCard, load_model
 
-STEPS = 24
-"""Weights are multiples of 1/24: two, three and four streams may all weigh the same."""
+STEPS = {2: 24, 3: 24, 4: 12}
+"""By the number of streams: weights are multiples of 1/24 or 1/12, among which all streams may weigh the same."""
 
-MOST_STREAMS = 4
 _NAME = re.compile(r"\w[\w-]*")
 _STATES = ("plain", "masked", "compact")
 
 
 def fused_scores(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """(B, C) weighted mean of the log-softmax of each stream's (B, C) logits."""
-    return torch.stack([w * part.log_softmax(1) for w, part in zip(weights, logits, strict=True)]).sum(0)
+    return _weighted([part.log_softmax(1) for part in logits], weights)
+
+
+def _weighted(scores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    return torch.stack([weight * part for weight, part in zip(weights, scores, strict=True)]).sum(0)
 
 
 def fuse(streams: Sequence[Evaluation], weights: Sequence[float]) -> Evaluation:
@@ -57,17 +60,23 @@ def fuse(streams: Sequence[Evaluation], weights: Sequence[float]) -> Evaluation:
 
 
 def best_weights(streams: Sequence[Evaluation]) -> tuple[float, ...]:
-    """The weights, multiples of 1/STEPS that sum to 1, with which fusion is right most often on these clips.
+    """The weights on the grid of STEPS, which sum to 1, with which fusion is right most often on these clips.
 
     Of equally good ones those nearest to equal weights, and of these the ones with the lowest loss.
     """
-    count = len(streams)
+    count, steps, labels = len(streams), STEPS[len(streams)], torch.from_numpy(streams[0].labels)
+    logs = [torch.from_numpy(stream.logits).double().log_softmax(1) for stream in streams]
 
-    def merit(parts: tuple[int, ...]) -> tuple[float, int, float]:
-        result = fuse(streams, [part / STEPS for part in parts])
-        return result.accuracy, -sum((count * part - STEPS) ** 2 for part in parts), -result.loss
+    def merit(parts: tuple[int, ...]) -> tuple[int, int]:
+        scores = _weighted(logs, [part / steps for part in parts])
+        return int((scores.argmax(1) == labels).sum()), -sum((count * part - steps) ** 2 for part in parts)
 
-    return tuple(part / STEPS for part in max(_divisions(STEPS, count), key=merit))
+    merits = {tuple(part / steps for part in parts): merit(parts) for parts in _divisions(steps, count)}
+    best = max(merits.values())
+    return min(
+        (weights for weights, found in merits.items() if found == best),
+        key=lambda weights: fuse(streams, weights).loss,
+    )
 
 
 class FusedClassifier(nn.Module):
@@ -303,8 +312,8 @@ def _config(
 
 def _stream_names(sources: Sequence[Source], pairs: Sequence[tuple[Cache, str]]) -> list[str]:
     """What each stream's folder is called: as the stream; else, where two are called alike, as the file."""
-    if not 2 <= len(sources) <= MOST_STREAMS:
-        raise InputError(f"{len(sources)} streams: from 2 to {MOST_STREAMS} can be fused")
+    if len(sources) not in STEPS:
+        raise InputError(f"{len(sources)} streams: from {min(STEPS)} to {max(STEPS)} can be fused")
     for number, (source, (_, stream)) in enumerate(zip(sources, pairs, strict=True)):
         for other, (_, theirs) in list(zip(sources, pairs, strict=True))[:number]:
             if stream == theirs and source.path.resolve() == other.path.resolve():
