@@ -26,6 +26,7 @@ _COMMANDS = {
     "split": "split:split_command",
     "status": "status:status_command",
     "verify": "verify:verify_command",
+    "weights": "weights:weights_command",
 }
 """Module and function of each command, imported when it is asked for: torch alone takes seconds to import."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harfeat.errors import InputError
@@ -62,6 +62,22 @@ def load_backbone(model: str, weights: str) -> tuple[nn.Module, WeightSource]:
     network, matched_by = _from_file(model, path)
     network.reset_classifier(0)
     return network.eval(), WeightSource("file", identity(network), path.name, sha256_of_file(path), matched_by)
+
+
+def export_weights(model: str, weights: str, out: Path) -> WeightSource:
+    """Write the weights that `load_backbone` finds as safetensors with timm's names. Raises InputError."""
+    if out.exists():
+        raise InputError(f"--out {out}: exists already; choose another name")
+    network, source = load_backbone(model, weights)
+    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    temporary = out.with_name(f".{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, {"model": model, "tensors_sha256": source.tensors_sha256})
+        temporary.replace(out)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"--out {out}: cannot be written ({error})") from error
+    return source
 
 
 def load_classifier(model: str, weights: str) -> nn.Module | None:

@@ -39,9 +39,15 @@ def compact(masked: SequenceClassifier) -> SequenceClassifier:
     shift = -masked.input_mean.double() * scale
     result = masked.recurrent.compacted(inputs, scale, shift)
     spec = dataclasses.replace(masked.spec, state="compact", inputs=len(inputs), shape=shape, reads=all_reads[1:])
+    selection, front = masked.selection[inputs], None
+    if masked.front is not None:
+        # A front computes what is read and nothing else, so that the small model reads all of it.
+        front = masked.front.shrunk(selection)
+        spec, selection = dataclasses.replace(spec, features=len(inputs)), torch.arange(len(inputs))
     small = SequenceClassifier(spec).to(masked.head.weight)
     small.recurrent = result.stack
-    small.selection.copy_(masked.selection[inputs])
+    small.front = front
+    small.selection.copy_(selection)
     weight = masked.head.weight.double()
     small.head.weight.copy_((weight * result.scale)[:, result.units])
     small.head.bias.copy_(masked.head.bias + weight @ result.shift)

@@ -23,6 +23,9 @@ from harfeat.cache import ROLES, Cache
 from harvib.errors import InputError
 from harvib.source import main_stream, places_of
 
+_CHECKED = 4096
+"""Rows checked at once: a file that is mapped to memory need not fit into it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -124,6 +127,17 @@ class ClipSet:
 
 
 @dataclass(frozen=True, eq=False)
+class Division:
+    """Which clips of a cache are in which part of a split, (V,) indices each; the hashes are those of `Parts`."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    split_hash: str
+    parts_hash: str
+
+
+@dataclass(frozen=True, eq=False)
 class Parts:
     """Train, validation (held out of the split's train clips, by group) and test part of a split.
 
@@ -162,8 +176,7 @@ def load_clips(cache: Cache, stream: str = "", names: Sequence[str] | None = Non
     """The clips of these names in their order, or all, of one stream; they need one label and at least one row."""
     stream, clips = main_stream(cache, stream), places_of(cache, names)
     labels = cache.labels
-    if (labels[clips] < 0).any():
-        raise InputError(f"{cache.path}: clips with several labels; this model needs exactly one a clip")
+    _require_single_labels(cache, clips)
     lengths = cache.lengths(stream)
     empty = clips[lengths[clips] == 0]
     if len(empty):
@@ -173,7 +186,7 @@ def load_clips(cache: Cache, stream: str = "", names: Sequence[str] | None = Non
     if rows.dtype not in (np.float16, np.uint8):
         with np.errstate(over="ignore"):
             rows = rows.astype(np.float32, copy=False)
-    if rows.dtype != np.uint8 and not np.isfinite(rows).all():
+    if rows.dtype != np.uint8 and not _all_finite(rows):
         raise InputError(f"{cache.path}: features hold NaN or infinity: extract or import them again")
     return ClipSet(
         torch.from_numpy(rows),
@@ -192,39 +205,61 @@ def load_parts(
     stream: str = "",
     names: Sequence[str] | None = None,
 ) -> Parts:
-    """The three parts of a split, the train part with the stream's views where asked for.
+    """The three parts of a split (see `divide`), the train part with the stream's views where asked for."""
+    stream, division = main_stream(cache, stream), divide(cache, split, validation, seed, names)
+    clips = load_clips(cache, stream, names)
+    train = clips.subset(division.train)
+    return Parts(
+        _with_views(cache, train, stream) if views else train,
+        clips.subset(division.validation),
+        clips.subset(division.test),
+        division.split_hash,
+        division.parts_hash,
+    )
+
+
+def divide(cache: Cache, split: str, validation: float, seed: int, names: Sequence[str] | None = None) -> Division:
+    """The three parts of a split, without reading a feature.
 
     About `validation` of the train clips are held out to select models on, by whole groups where the cache
     knows groups, classes kept in proportion. With `names` there are no other clips than these, and who is held out
     depends on their order, not on that of the cache.
     """
-    stream, order = main_stream(cache, stream), places_of(cache, names)
+    order = places_of(cache, names)
+    _require_single_labels(cache, order)
     roles = cache.split(split).roles[order]
     train, test = (np.flatnonzero(roles == ROLES[role]) for role in ("train", "test"))
     if not len(train) or not len(test):
         raise InputError(
             f"{cache.path}: split {split} has {len(train)} train and {len(test)} test clips; both are needed"
         )
-    clips = load_clips(cache, stream, names)
     rows = [cache.clips[clip] for clip in order]
     held = hold_out(cache.labels[order[train]], [rows[place].group for place in train], validation, seed)
     parts = roles.astype(int)
     parts[train[held]] = -1
-    kept = clips.subset(order[train[~held]])
     ours = [row.name for row in rows]
-    return Parts(
-        _with_views(cache, kept, stream) if views else kept,
-        clips.subset(order[train[held]]),
-        clips.subset(order[test]),
-        split_hash=_hash_of_roles(ours, roles),
-        parts_hash=_hash_of_roles(ours, parts),
-    )
+    hashes = _hash_of_roles(ours, roles), _hash_of_roles(ours, parts)
+    return Division(order[train[~held]], order[train[held]], order[test], *hashes)
+
+
+def view_streams(cache: Cache, main: str) -> list[str]:
+    """Names of the streams that hold views of the stream `main`, in their order."""
+    streams = [stream for stream in cache.streams if re.fullmatch(rf"{re.escape(main)}-view-[0-9]+", stream)]
+    return sorted(streams, key=lambda stream: int(stream.rpartition("-")[2]))
+
+
+def _require_single_labels(cache: Cache, clips: np.ndarray) -> None:
+    if (cache.labels[clips] < 0).any():
+        raise InputError(f"{cache.path}: clips with several labels; this model needs exactly one a clip")
+
+
+def _all_finite(rows: np.ndarray) -> bool:
+    return all(np.isfinite(rows[at : at + _CHECKED]).all() for at in range(0, len(rows), _CHECKED))
 
 
 def _with_views(cache: Cache, train: ClipSet, main: str) -> ClipSet:
     """The same clips, with their views where the cache has some; nothing is read of other clips' views."""
-    streams = [stream for stream in cache.streams if re.fullmatch(rf"{re.escape(main)}-view-[0-9]+", stream)]
-    streams.sort(key=lambda stream: int(stream.rpartition("-")[2]))
+    streams = view_streams(cache, main)
     if not streams:
         return train
     lengths = np.zeros((len(streams), len(cache.clips)), np.int64)

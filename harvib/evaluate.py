@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from harfeat.cache import ROLES, Cache, open_cache
@@ -18,8 +19,12 @@ from harvib.matching import Matched, first_difference, matched
 from harvib.metrics import Evaluation, evaluate
 from harvib.models import SequenceClassifier
 from harvib.rundir import RunFolder, model_file
-from harvib.source import Source, opened, source_of
+from harvib.seen import SeenCache
+from harvib.source import Source, opened, places_of, source_of
 from harvib.weights import ModelCard, load_model
+
+if TYPE_CHECKING:
+    from harvib.backbones import Backbone
 
 
 def evaluate_run(
@@ -28,11 +33,13 @@ def evaluate_run(
     split: str | None,
     subset: str,
     device: torch.device,
+    videos: bool = False,
 ) -> dict[str, Any]:
     """Accuracy, loss and confusion matrix of a run folder's final model, or of a model file.
 
     A fused run takes the features of all its streams, in any order, and the clips that all of them have. Without
-    `split` all clips of the cache count. Raises InputError where classes or fingerprint differ.
+    `split` all clips of the cache count. With `videos` the cache holds frames, and the exported backbone of the
+    run makes their features. Raises InputError where classes or fingerprint differ.
     """
     sources = [source_of(given) for given in (features if isinstance(features, Sequence) else [features])]
     if model.is_dir() and RunFolder(model).streams:
@@ -40,8 +47,15 @@ def evaluate_run(
     if len(sources) != 1:
         raise InputError(f"{model}: a model of one stream; give --features once, not {len(sources)} times")
     network, card = load_model(model_file(model))
-    result = _evaluation(network, card, sources[0], split, subset, device)
+    backbone = _backbone(model if model.is_dir() else model.parent, device) if videos else None
+    result = _evaluation(network, card, sources[0], split, subset, device, backbone)
     return _told(result, network.parameter_counts(), card.classes)
+
+
+def _backbone(run: Path, device: torch.device) -> Backbone:
+    from harvib.backbones import load_backbone  # noqa: PLC0415 - timm takes a second to import
+
+    return load_backbone(run).to(device)
 
 
 def _fused(
@@ -99,19 +113,25 @@ def _evaluation(
     split: str | None,
     subset: str,
     device: torch.device,
+    backbone: Backbone | None = None,
 ) -> Evaluation:
-    """What a model does on a part of a cache that has its kind of features."""
+    """What a model does on a part of a cache that has its kind of features, or that of its backbone."""
     with opened(source, card.stream) as (cache, stream):
         _require_same_kind(source, cache, stream, card)
-        clips = load_clips(cache, stream, source.names)
-        if clips.dim != network.spec.features:
-            raise InputError(f"{source}: {clips.dim} values a row, the model was made for {network.spec.features}")
+        dim = cache.dim(stream) if backbone is None else len(backbone.block.kept)
+        if dim != network.spec.features:
+            raise InputError(f"{source}: {dim} values a row, the model was made for {network.spec.features}")
+        chosen = places_of(cache, source.names)
         if split is not None:
-            chosen = cache.split(split).roles[clips.clips] == ROLES[subset]
-            clips = clips.subset(clips.clips[chosen])
-        if not len(clips):
+            chosen = chosen[cache.split(split).roles[chosen] == ROLES[subset]]
+        if not len(chosen):
             where = "" if split is None else f" in the {subset} part of split {split}"
             raise InputError(f"{source}: no clips{where}")
+        rows: Cache = cache
+        if backbone is not None:
+            rows = SeenCache(cache, stream, backbone, dim, np.float32, device)
+            rows.compute({stream: chosen})
+        clips = load_clips(rows, stream, source.names).subset(chosen)
     return evaluate(network.to(device), clips, device)
 
 

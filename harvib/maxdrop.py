@@ -43,8 +43,8 @@ def within_drop(
             "drop or more epochs"
         )
     chosen = RunFolder(search / str(best))
-    for name in (folder.masked, folder.model):
-        shutil.copyfile(chosen.path / name.name, name)
+    for file in sorted(chosen.path.glob("*.safetensors")):
+        shutil.copyfile(file, folder.path / file.name)
     for stage in ("vib", "lasso", "finetune"):
         folder.rewind(stage, 0)
     for row in chosen.rows():

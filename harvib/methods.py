@@ -1,45 +1,34 @@
-"""The stages of a run, from a cache to a finished run folder.
-
-    plain   train the plain model, or take it from another run
-    vib     train its masked form, compact it, fine-tune what is left
-
-Every stage leaves its weights in the run folder, so that a repeated command goes on where it stopped.
-"""
+"""A run from a cache to a finished run folder: its stages (harvib/stages.py) one by one, and its report."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harfeat.cache import DEFAULT_STREAM
-from harvib.budget import Controller, gentle_start, land, smallest, target_of
+from harvib.budget import smallest, target_of
 from harvib.compact import compact
-from harvib.data import Parts, load_parts
+from harvib.data import load_parts
 from harvib.devices import best_device
-from harvib.errors import InputError
 from harvib.events import events, needs_tensorboard
+from harvib.front import exported
 from harvib.interrupt import Stopped
-from harvib.lasso import GroupLasso, freeze_masks, lasso_of
 from harvib.manner import Manner
 from harvib.maxdrop import within_drop
 from harvib.metrics import evaluate
-from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.models import SequenceClassifier
 from harvib.outcome import agreement, report_of
 from harvib.precision import dtype_of
 from harvib.runconfig import Given, config_of, plain_spec
-from harvib.rundir import RunFolder, rounded, write_json
-from harvib.selection import select_inputs
+from harvib.rundir import RunFolder, write_json
 from harvib.settings import TrainSettings
 from harvib.source import Source, opened, require_complete, source_of
-from harvib.train import Row, Stage, fit, soft_targets
+from harvib.stages import Stages
 from harvib.unfinished import unfinished
-from harvib.weights import ModelCard, load_model, save_model
+from harvib.weights import ModelCard, save_model
 
 
 def train(
@@ -73,29 +62,38 @@ def train(
     folder = RunFolder(run_dir)
     folder.begin(config)
     if folder.is_finished():
-        report = folder.report()
-    else:
-        folder.provisional.undo()
-        stages = _Stages(folder, settings, parts, card, device, manner)
-        with manner.stop or contextlib.nullcontext():
-            try:
-                report = _all(stages, init, config)
-            except Stopped as stopped:
-                report = unfinished(folder, settings, parts, card, device, config, stopped)
+        return reported(folder, manner)
+    return run_stages(Stages(folder, settings, parts, card, device, manner), config, init)
+
+
+def reported(folder: RunFolder, manner: Manner) -> dict[str, Any]:
+    """The report of a run that is over, interrupted or finished, told to TensorBoard too where asked for."""
     if manner.tensorboard and manner.team.first:
         with events(folder.path, folder.rows()):
             pass
-    return report
+    return folder.report()
 
 
-def _all(stages: _Stages, init: Path | Given | None, config: dict[str, Any]) -> dict[str, Any]:
+def run_stages(stages: Stages, config: dict[str, Any], init: Path | Given | None = None) -> dict[str, Any]:
+    """Carry out, or go on with, the stages of a run whose folder has begun; its report. Raises InputError."""
+    folder, manner = stages.folder, stages.manner
+    folder.provisional.undo()
+    with manner.stop or contextlib.nullcontext():
+        try:
+            _all(stages, init, config)
+        except Stopped as stopped:
+            unfinished(stages, config, stopped)
+    return reported(folder, manner)
+
+
+def _all(stages: Stages, init: Path | Given | None, config: dict[str, Any]) -> dict[str, Any]:
     plain = stages.plain(init, config)
     if stages.settings.max_drop >= 0:
         return _within_drop(stages, plain, config)
     return _finished(stages, plain, config)
 
 
-def _finished(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
+def _finished(stages: Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
     """The report of a run, after all that follows its plain model."""
     folder, settings, parts, device = stages.folder, stages.settings, stages.parts, stages.device
     models, difference, final = {"plain": plain}, None, plain
@@ -109,22 +107,15 @@ def _finished(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]
             stopped.masked = masked
             raise
         models |= {"masked": masked, "compact": final}
+    told = exported(stages.ahead, folder.path, final.front)
     save_model(folder.model, final, stages.card)
-    report = report_of(folder, settings, parts, device, config, models, difference)
+    report = report_of(folder, settings, parts, device, config, models, difference) | told
     write_json(folder.report_path, report)
     folder.checkpoint.clear()
     return report
 
 
-def _both(record: Callable[[Row], None], write: Callable[[Row], None]) -> Callable[[Row], None]:
-    def both(row: Row) -> None:
-        record(row)
-        write(rounded(row))
-
-    return both
-
-
-def _within_drop(stages: _Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
+def _within_drop(stages: Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
     settings = stages.settings
     accuracy = evaluate(plain, stages.parts.validation, stages.device).accuracy
     sizes = plain.parameter_counts()["total"], smallest(plain.spec, settings.scales_stay)
@@ -138,182 +129,3 @@ def _within_drop(stages: _Stages, plain: SequenceClassifier, config: dict[str, A
 
     floor = accuracy - settings.max_drop / 100
     return within_drop(stages.folder, floor, sizes, settings.max_drop, run)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Stages:
-    """The stages, with what all of them need."""
-
-    folder: RunFolder
-    settings: TrainSettings
-    parts: Parts
-    card: ModelCard
-    device: torch.device
-    manner: Manner
-
-    def plain(self, init: Path | Given | None, config: dict[str, Any]) -> SequenceClassifier:
-        """The trained plain model: from this folder, from `init`, or trained now."""
-        path, settings = self.folder.plain, self.settings
-        if path.is_file():
-            return self._load(path)
-        model = self._new_plain()
-        if init is None:
-            stage = Stage("plain", 1, settings.plain_epochs, settings.lr, True, "--lr", settings.patience)
-            self._fit(model, stage, None)
-        elif isinstance(init, Given):
-            given = copy.deepcopy(init.model)
-            given.spec = dataclasses.replace(given.spec, dropout=model.spec.dropout)
-            if given.spec != model.spec:
-                raise InputError(f"{init.origin} is {given.spec}, this run asks for {model.spec}")
-            model = given.to(self.device)
-        else:
-            model = self._initial(init, model.spec, config)
-        save_model(path, model, self.card)
-        return model.eval()
-
-    def masked(self, plain: SequenceClassifier) -> SequenceClassifier:
-        """The model with its masks after VIB training, group lasso, or both.
-
-        Its last epoch, not its best: while the penalty grows the best is the one that is pruned the least.
-        """
-        path, settings = self.folder.masked, self.settings
-        if path.is_file():
-            return self._load(path)
-        lasso = lasso_of(settings)
-        if settings.method == "lasso":
-            torch.manual_seed(settings.seed)
-            model = masked_from(plain)
-            freeze_masks(model, open_all=True)
-        else:
-            model = self._after_vib(plain, lasso if settings.lasso_time == "with-vib" else None)
-        if lasso is not None and (settings.method == "lasso" or settings.lasso_time == "after-vib"):
-            freeze_masks(model)
-            stage = Stage("lasso", 4, settings.lasso_epochs, settings.lasso_lr, False, "--lasso-lr")
-            self._fit(model, stage, plain, lasso=lasso)
-            lasso.finish(model)
-        save_model(path, model, self.card)
-        return model.eval()
-
-    def _after_vib(self, plain: SequenceClassifier, lasso: GroupLasso | None) -> SequenceClassifier:
-        settings = self.settings
-        # Where a lasso stage follows, the checkpoint becomes that stage's.
-        path = self.folder.path / "last" / "vib.safetensors"
-        if path.is_file():
-            return self._load(path)
-        torch.manual_seed(settings.seed)
-        model = masked_from(plain)
-        stage = Stage("vib", 2, settings.vib_epochs, settings.vib_lr, False, "--vib-lr, --mask-lr or the betas")
-        target = target_of(settings, plain.spec)
-        controller = None
-        if target is not None:
-            controller = Controller(target, settings.scales_stay, gentle_start(model, settings))
-        self._fit(model, stage, plain, controller, lasso)
-        if lasso is not None:
-            lasso.finish(model)
-        if controller is not None:
-            self._land(model, controller)
-        if settings.lasso_time == "after-vib" and lasso_of(settings) is not None:
-            path.parent.mkdir(exist_ok=True)
-            save_model(path, model, self.card)
-        return model
-
-    def _land(self, model: SequenceClassifier, controller: Controller) -> None:
-        """Bring the masks exactly to the target, and note what strength led there."""
-
-        def score(masked: SequenceClassifier) -> tuple[float, float]:
-            result = evaluate(masked, self.parts.validation, self.device)
-            accuracy, loss = self.manner.team.of_first((result.accuracy, result.loss))
-            return accuracy, -loss
-
-        before = {"inputs": len(model.kept_inputs()), "units": sum(map(sum, model.kept_units()))}
-        land(model, controller.target, controller.factors, score)
-        found = {
-            "target": controller.target,
-            "strength": controller.strength,
-            "beta": self.settings.beta * controller.strength,
-            "beta_input": self.settings.beta_input * controller.strength,
-            "before_landing": before,
-        }
-        write_json(self.folder.budget, found)
-
-    def finetuned(self, small: SequenceClassifier, plain: SequenceClassifier) -> SequenceClassifier:
-        """The compact model, trained on."""
-        settings = self.settings
-        if settings.finetune_epochs == 0:
-            return small
-        if not settings.keep_scales:
-            small.recurrent.use_hard_scales()
-        small.spec = dataclasses.replace(small.spec, dropout=settings.finetune_dropout)
-        epochs, lr = settings.finetune_epochs, settings.finetune_lr
-        stage = Stage("finetune", 3, epochs, lr, True, "--finetune-lr", settings.patience)
-        self._fit(small, stage, plain)
-        return small.eval()
-
-    def _fit(
-        self,
-        model: SequenceClassifier,
-        stage: Stage,
-        teacher: SequenceClassifier | None,
-        controller: Controller | None = None,
-        lasso: GroupLasso | None = None,
-    ) -> None:
-        checkpoint = self.folder.checkpoint
-        position = checkpoint.position()
-        self.folder.rewind(stage.name, position[1] if position and position[0] == stage.name else 0)
-        targets = None
-        if teacher is not None and self.settings.distill > 0:
-            targets = soft_targets(teacher, self.parts, self.device)
-        settings = self.settings
-        if stage.name == "lasso":
-            settings = dataclasses.replace(settings, beta=0.0, beta_input=0.0)
-        stop, team, writes_events = self.manner.stop, self.manner.team, contextlib.ExitStack()
-        with writes_events:
-            record: Callable[[Row], None] = self.folder.record
-            if self.manner.tensorboard and team.first:
-                record = _both(record, writes_events.enter_context(events(self.folder.path, self.folder.rows())))
-            arguments = (checkpoint, record, targets, controller, lasso, stop, team)
-            stopped = fit(model, stage, self.parts, settings, self.device, *arguments)
-        if stopped is not None:
-            raise Stopped(stage.name, stopped, stage.epochs, model, self.settings)
-
-    def _load(self, path: Path) -> SequenceClassifier:
-        return load_model(path)[0].to(self.device)
-
-    def _new_plain(self) -> SequenceClassifier:
-        settings, train = self.settings, self.parts.train
-        selected = select_inputs(train, settings.select_inputs)
-        spec = plain_spec(settings, train.dim, self.card)
-        torch.manual_seed(settings.seed)
-        model = SequenceClassifier(spec)
-        model.selection.copy_(selected)
-        if settings.standardize:
-            mean, std = train.statistics()
-            model.standardize_by(mean[selected], std[selected])
-        return model.to(self.device)
-
-    def _initial(self, init: Path, spec: ModelSpec, config: dict[str, Any]) -> SequenceClassifier:
-        other = RunFolder(init)
-        for stream in other.streams.values():
-            raise InputError(f"--init {init}: a fused run; name one of its streams, such as {stream.path}")
-        # Runs from before streams had names read `rgb`.
-        theirs = {"stream": DEFAULT_STREAM} | other.config()
-        if other.plain.name in other.provisional.names():
-            raise InputError(f"--init {init}: its plain model is not trained to its end: repeat its command first")
-        for key in ("classes", "fingerprint", "stream", "parts_hash"):
-            if theirs.get(key) != config[key]:
-                raise InputError(
-                    f"--init {init}: its {key} differs from this run's; it must have been trained on the same "
-                    "features, split, seed and held-out share, or test and validation clips would leak into it"
-                )
-        # They are part of the plain model that is taken over, and the spec does not tell them.
-        for key in ("standardize", "select_inputs"):
-            if theirs["settings"].get(key) != config["settings"][key]:
-                raise InputError(
-                    f"--init {init}: its {key} is {theirs['settings'].get(key)}, this run asks for "
-                    f"{config['settings'][key]}"
-                )
-        model, _ = load_model(other.plain)
-        model.spec = dataclasses.replace(model.spec, dropout=spec.dropout)
-        if model.spec != spec:
-            raise InputError(f"--init {init}: its plain model is {model.spec}, this run asks for {spec}")
-        return model.to(self.device)

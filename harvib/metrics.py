@@ -12,6 +12,10 @@ from torch import nn
 from harvib.data import ClipSet
 from harvib.models import SequenceClassifier
 
+BATCH = 128
+BATCH_BEHIND_FRONT = 16
+"""Clips at once: the maps that a front reads and makes take some thousand times the memory of features."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -42,9 +46,10 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: SequenceClassifier, clips: ClipSet, device: torch.device, batch: int = 128) -> Evaluation:
+def evaluate(model: SequenceClassifier, clips: ClipSet, device: torch.device) -> Evaluation:
     """Run a model in evaluation mode over a set of clips; its training mode is restored."""
     training = model.training
+    batch = BATCH if model.front is None else BATCH_BEHIND_FRONT
     model.eval()
     logits = [model(part.features, part.lengths).cpu() for part in clips.batches(batch, device)]
     model.train(training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harvib.cells import CELLS, Shape, Stack
+from harvib.front import Front
 from harvib.masks import VIBMask
 from harvib.noise import dropout
 from harvib.readout import READOUTS
@@ -71,7 +73,9 @@ class ModelSpec:
 class SequenceClassifier(nn.Module):
     """Features (B, T, D) and lengths (B,) to logits (B, C).
 
-    selection -> standardisation -> dropout -> input mask -> recurrent cell -> readout over time -> head.
+    front -> selection -> standardisation -> dropout -> input mask -> recurrent cell -> readout over time -> head.
+    A `front` (harvib/front.py), where there is one, makes the features of the stored rows; its weights are no
+    part of the model's file and of its parameter counts.
     Selection applies where fewer inputs are read than there are features; dropout draws once a sequence.
     Without `standardize_by`, mean and scale are 0 and 1. A compact model has neither these nor masks: they are
     folded into its weights.
@@ -84,6 +88,7 @@ class SequenceClassifier(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.front: Front | None = None
         self.register_buffer("selection", torch.arange(spec.inputs))
         if spec.state != "compact":
             self.register_buffer("input_mean", torch.zeros(spec.inputs))
@@ -93,6 +98,8 @@ class SequenceClassifier(nn.Module):
         self.head = nn.Linear(self.recurrent.hidden_size, spec.classes)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if self.front is not None:
+            x = self.front(x)
         if self.spec.inputs < self.spec.features:
             x = x[..., self.selection]
         x = x.to(self.head.weight.dtype)
@@ -160,6 +167,7 @@ def masked_from(plain: SequenceClassifier) -> SequenceClassifier:
     spec = dataclasses.replace(plain.spec, state="masked")
     masked = SequenceClassifier(spec)
     masked.recurrent = plain.recurrent.masked()
+    masked.front = copy.deepcopy(plain.front)
     masked.head.load_state_dict(plain.head.state_dict())
     masked.selection.copy_(plain.selection)
     masked.input_mean.copy_(plain.input_mean)

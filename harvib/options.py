@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
+
+from harvib.errors import InputError
 
 
 def options_of(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -33,3 +37,18 @@ def options_of(settings: type) -> Callable[[Callable[..., Any]], Callable[..., A
         return command
 
     return decorate
+
+
+def one_kind(features: tuple[Path, ...], videos: Path | None) -> tuple[Path, ...]:
+    """The caches that were named, by --features or by --videos. Raises InputError where it is neither or both."""
+    if bool(features) == (videos is not None):
+        raise InputError("give one of --features (a cache of features) and --videos (a cache of frames)")
+    return features if videos is None else (videos,)
+
+
+def require_none_given(settings: type, reason: str) -> None:
+    """Raise InputError where an option of these settings was given to the running command."""
+    context = click.get_current_context()
+    for item in dataclasses.fields(settings):
+        if context.get_parameter_source(item.name) is not ParameterSource.DEFAULT:
+            raise InputError(f"--{item.name.replace('_', '-')}: {reason}")

@@ -12,7 +12,7 @@ import torch
 
 from harfeat.cache import Cache
 from harvib.cells import shape_of
-from harvib.data import Parts
+from harvib.data import Division, Parts, view_streams
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.settings import TrainSettings
 from harvib.weights import ModelCard
@@ -41,7 +41,12 @@ def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> Model
 
 
 def config_of(
-    cache: Cache, stream: str, split: str, settings: TrainSettings, parts: Parts, init: Path | Given | None
+    cache: Cache,
+    stream: str,
+    split: str,
+    settings: TrainSettings,
+    parts: Parts | Division,
+    init: Path | Given | None,
 ) -> dict[str, Any]:
     """Everything needed to repeat a run, and to tell it from another."""
     return {
@@ -55,7 +60,7 @@ def config_of(
         "fingerprint": cache.fingerprint,
         "split_hash": parts.split_hash,
         "parts_hash": parts.parts_hash,
-        "views": 0 if parts.train.views is None else len(parts.train.views),
+        "views": len(view_streams(cache, stream)) if settings.views else 0,
         "versions": versions(),
     }
 

@@ -5,6 +5,9 @@ metrics.csv            one row an epoch
 plain.safetensors      the plain model
 masked.safetensors     the model with its masks, after VIB training
 model.safetensors      the final model: compact and fine-tuned, or plain where nothing was pruned
+backbone.safetensors   of a run on videos: the backbone that makes the final model's features
+*-block.safetensors    of a run on videos: the last block of the backbone that belongs to plain and masked model
+maps/                  of an unfinished run on videos: what the backbone's trunk made of all frames
 budget.json            the strength that met a parameter budget
 report.json            written last: where it stands, and does not say "interrupted", the run is finished
 last/                  the state of an unfinished stage
@@ -52,6 +55,10 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model.safetensors"
+
+    @property
+    def backbone(self) -> Path:
+        return self.path / "backbone.safetensors"
 
     @property
     def report_path(self) -> Path:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+MASKS = "masks"
+"""What an optimiser's group of masks is called."""
+
 SHARES: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "linear": lambda progress: 1 - progress,
@@ -36,7 +39,7 @@ def share(schedule: Callable[[float], float], step: int, steps: int, warm: int) 
 
 
 def set_rates(groups: list[dict[str, Any]], name: str, step: int, steps: int, warm: int, steered: bool) -> None:
-    """Set `lr` of an optimiser's groups (weights, then masks where there are some) from their `peak`."""
-    for number, group in enumerate(groups):
-        schedule = of_masks if steered and number > 0 else SHARES[name]
+    """Set `lr` of an optimiser's groups from their `peak`; of a group of masks `of` is MASKS."""
+    for group in groups:
+        schedule = of_masks if steered and group["of"] == MASKS else SHARES[name]
         group["lr"] = group["peak"] * share(schedule, step, steps, warm)

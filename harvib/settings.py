@@ -21,6 +21,35 @@ def _option(default: Any, text: str, **limits: Any) -> Any:
     return field(default=default, metadata={"help": text, **limits})
 
 
+def _check_limits(settings: Any) -> None:
+    for item in dataclasses.fields(settings):
+        value, option = getattr(settings, item.name), f"--{item.name.replace('_', '-')}"
+        choices, low, high = (item.metadata.get(key) for key in ("choices", "low", "high"))
+        if choices is not None and value not in choices:
+            raise InputError(f"{option} {value}: choose one of {', '.join(choices)}")
+        # Written so that NaN fails too.
+        if low is not None and not value >= low:
+            raise InputError(f"{option} {value}: must be at least {low}")
+        if isinstance(value, float) and not value < float("inf"):
+            raise InputError(f"{option} {value}: must be finite")
+        if high is not None and value > high:
+            raise InputError(f"{option} {value}: must be at most {high}")
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """The backbone of a run on videos; its last block is trained too, in every stage."""
+
+    backbone: str = _option("tf_efficientnet_lite0", "videos: timm model whose last block is trained")
+    backbone_weights: str = _option(
+        "auto", "videos: auto (timm downloads), or safetensors as `harfeat weights` writes them"
+    )
+    backbone_lr: float = _option(1e-4, "videos: learning rate of the last block; 0: it is frozen", low=0, high=1e6)
+
+    def __post_init__(self) -> None:
+        _check_limits(self)
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """Settings of `harvib train`; validated when made.
@@ -101,18 +130,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.model == "mean" and (self.layers > 1 or self.bidirectional):
             raise InputError("--model mean has no layers and no direction: leave out --layers and --bidirectional")
-        for item in dataclasses.fields(self):
-            value, option = getattr(self, item.name), f"--{item.name.replace('_', '-')}"
-            choices, low, high = (item.metadata.get(key) for key in ("choices", "low", "high"))
-            if choices is not None and value not in choices:
-                raise InputError(f"{option} {value}: choose one of {', '.join(choices)}")
-            # Written so that NaN fails too.
-            if low is not None and not value >= low:
-                raise InputError(f"{option} {value}: must be at least {low}")
-            if isinstance(value, float) and not value < float("inf"):
-                raise InputError(f"{option} {value}: must be finite")
-            if high is not None and value > high:
-                raise InputError(f"{option} {value}: must be at most {high}")
+        _check_limits(self)
         self._check_lasso()
         self._check_budget()
         self._check_warmup()

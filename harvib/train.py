@@ -24,7 +24,7 @@ from harvib.models import SequenceClassifier
 from harvib.noise import sharing
 from harvib.objectives import LossWeights, loss_terms
 from harvib.precision import Arithmetic, dtype_of
-from harvib.schedule import set_rates
+from harvib.schedule import MASKS, set_rates
 from harvib.settings import TrainSettings
 
 
@@ -66,6 +66,9 @@ class Stage:
 
 
 Row = dict[str, str | int | float]
+
+_RATES = {"weights": "lr", MASKS: "mask_lr"}
+"""Columns of metrics.csv for the rates of an optimiser's groups."""
 
 
 def fit(
@@ -213,7 +216,7 @@ def _steering(
     lasso: GroupLasso | None,
 ) -> Row:
     """What moved the weights at the end of an epoch: rates, group lasso, strength of the budget."""
-    row: Row = dict(zip(("lr", "mask_lr"), (group["lr"] for group in optimizer.param_groups), strict=False))
+    row: Row = {_RATES[group["of"]]: group["lr"] for group in optimizer.param_groups if group["of"] in _RATES}
     if lasso is not None:
         with torch.no_grad():
             row["lasso"] = float(lasso.value(model))
@@ -243,16 +246,21 @@ class _Sums:
 
 
 def _optimizer(model: SequenceClassifier, stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay; masks have their own rate and never decay.
+    """Adam with decoupled weight decay; masks and a front have their own rates and never decay.
 
     (Decay would pull mu to zero and log variance up or down: it would decide what is pruned.)
     """
     mask_parameters = [weight for mask in model.masks().values() for weight in mask.parameters()]
     ours = {id(weight) for weight in mask_parameters}
+    front = [] if model.front is None else list(model.front.parameters())
+    ours |= {id(weight) for weight in front}
     weights = [weight for weight in model.parameters() if id(weight) not in ours]
-    groups = [{"params": weights, "lr": stage.lr, "weight_decay": settings.weight_decay}]
+    groups = [{"of": "weights", "params": weights, "lr": stage.lr, "weight_decay": settings.weight_decay}]
     if mask_parameters:
-        groups.append({"params": mask_parameters, "lr": settings.mask_lr, "weight_decay": 0.0})
+        groups.append({"of": MASKS, "params": mask_parameters, "lr": settings.mask_lr, "weight_decay": 0.0})
+    if model.front is not None and model.front.lr > 0:
+        # No decay either: what was learned elsewhere is a better centre than zero.
+        groups.append({"of": "front", "params": front, "lr": model.front.lr, "weight_decay": 0.0})
     for group in groups:
         group["peak"] = group["lr"]
     # Fused: one pass over the weights, a fifth of the time of the default on a CPU.

@@ -17,30 +17,25 @@ from harvib.budget import land, target_of
 from harvib.compact import compact
 from harvib.data import Parts
 from harvib.errors import InputError
+from harvib.front import exported
 from harvib.interrupt import Stopped
 from harvib.lasso import lasso_of
 from harvib.metrics import evaluate
 from harvib.models import SequenceClassifier
 from harvib.outcome import agreement, report_of
-from harvib.rundir import RunFolder, write_json
-from harvib.settings import TrainSettings
-from harvib.weights import ModelCard, load_model, save_model
+from harvib.rundir import write_json
+from harvib.stages import Stages
+from harvib.weights import front_file, load_whole, save_model, save_whole
 
 
-def unfinished(
-    folder: RunFolder,
-    settings: TrainSettings,
-    parts: Parts,
-    card: ModelCard,
-    device: torch.device,
-    config: Mapping[str, Any],
-    stopped: Stopped,
-) -> dict[str, Any]:
+def unfinished(stages: Stages, config: Mapping[str, Any], stopped: Stopped) -> dict[str, Any]:
     """The report of an interrupted run, written with its models; it says how far the run came, `interrupted`.
 
     Where nothing can be compacted yet the report is of the plain model alone and says why, `not_pruned`.
     KeyboardInterrupt where there is no model at all.
     """
+    folder, settings, parts, card = stages.folder, stages.settings, stages.parts, stages.card
+    device, ahead = stages.device, stages.ahead
     told: dict[str, Any] = dict(stopped.told)
     models: dict[str, SequenceClassifier] = {}
     difference: float | None = None
@@ -51,7 +46,7 @@ def unfinished(
         models["plain"] = stopped.model.eval()
         files.append(folder.plain)
     else:
-        models["plain"] = load_model(folder.plain)[0].to(device)
+        models["plain"] = load_whole(folder.plain, ahead).to(device)
         try:
             masked, small = _pruned(parts, device, stopped)
             difference = agreement(masked, compact(masked), parts, device)
@@ -62,11 +57,14 @@ def unfinished(
     if "masked" in models and not folder.masked.is_file():
         files.append(folder.masked)
     made_of_it = [folder.path / name for name in ("bench.json", "report.html")]
+    if ahead is not None:
+        made_of_it += [*map(front_file, files), folder.backbone]
     folder.provisional.begin([*files, folder.model, folder.report_path, *made_of_it])
     for file in files:
-        save_model(file, models["plain" if file == folder.plain else "masked"], card)
+        save_whole(file, models["plain" if file == folder.plain else "masked"], card)
+    backbone = exported(ahead, folder.path, final.front)
     save_model(folder.model, final, card)
-    report = report_of(folder, settings, parts, device, config, models, difference)
+    report = report_of(folder, settings, parts, device, config, models, difference) | backbone
     report["interrupted"] = told
     write_json(folder.report_path, report)
     return report

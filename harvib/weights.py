@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harfeat.cache import DEFAULT_STREAM
 from harvib.errors import InputError
+from harvib.front import Ahead, fresh
 from harvib.models import ModelSpec, SequenceClassifier
 
 VERSION = 1
@@ -42,7 +43,32 @@ def save_model(path: Path, model: SequenceClassifier, card: ModelCard) -> None:
         "fingerprint": card.fingerprint,
         "stream": card.stream,
     }
-    write_tensors(path, model.state_dict(), metadata)
+    tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("front.")}
+    write_tensors(path, tensors, metadata)
+
+
+def save_whole(path: Path, model: SequenceClassifier, card: ModelCard) -> None:
+    """Write a model file, and before it, beside it, the model's front where it has one."""
+    if model.front is not None:
+        write_tensors(front_file(path), model.front.state_dict(), {"format": "harvib-front"})
+    save_model(path, model, card)
+
+
+def load_whole(path: Path, ahead: Ahead | None) -> SequenceClassifier:
+    """A model with the front that was saved beside it. Raises InputError where either is missing or damaged."""
+    model, front = load_model(path)[0], fresh(ahead)
+    if front is not None:
+        try:
+            front.load_state_dict(load_file(front_file(path)))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise InputError(f"{front_file(path)}: missing or damaged; delete {path} too") from error
+    model.front = front
+    return model
+
+
+def front_file(model_file: Path) -> Path:
+    """Where the front of a model lies."""
+    return model_file.with_name(f"{model_file.stem}-block.safetensors")
 
 
 def load_model(path: Path) -> tuple[SequenceClassifier, ModelCard]:

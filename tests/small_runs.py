@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from caches import TEST_SPLIT, made_up_cache
 
 from harvib import methods
+from harvib.checkpoint import Checkpoint
+from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 
 ODD_CLASSES = ("walk & <b>run</b>", 'jump "high" $x_1$ $y$', "golf;#1 'swing'", "öl {{ 7 * 7 }}")
@@ -38,3 +42,24 @@ def small_run(folder: Path, method: str = "vib") -> Path:
     settings = TrainSettings(**{**QUICK, "method": method})
     methods.train(cache, TEST_SPLIT, settings, folder / "run", device=torch.device("cpu"))
     return folder / "run"
+
+
+def epochs_of(run_dir: Path) -> list[dict[str, str]]:
+    """metrics.csv without the column that tells time."""
+    with (run_dir / "metrics.csv").open(newline="") as stream:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+
+
+def interrupt(patch: pytest.MonkeyPatch, stage: str, epoch: int, interval: float = 0.0) -> None:
+    """Interrupt a run when it records this epoch, before (odd) or after (even) the row is written."""
+    genuine = RunFolder.record
+
+    def record(self: RunFolder, row: dict[str, Any]) -> None:
+        here = (row["stage"], row["epoch"]) == (stage, epoch)
+        if not here or epoch % 2 == 0:
+            genuine(self, row)
+        if here:
+            raise KeyboardInterrupt
+
+    patch.setattr(RunFolder, "record", record)
+    patch.setattr(RunFolder, "checkpoint", property(lambda self: Checkpoint(self.path / "last", interval)))

@@ -23,6 +23,7 @@ from harvib.compact import compact
 from harvib.models import SequenceClassifier
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
+from harvib.weights import load_model
 
 CPU = torch.device("cpu")
 FIELDS: dict[str, Any] = {
@@ -212,7 +213,7 @@ def test_test_clips_do_not_steer_the_search(tmp_path: Path) -> None:
     for name, change in (("a", None), ("b", permuted_test_labels)):
         train(made_up_cache(tmp_path / f"{name}.h5", dim=24, change=change), tmp_path / name, target_params=400)
     for file in ("model.safetensors", "masked.safetensors"):
-        weights = [methods.load_model(tmp_path / name / file)[0].state_dict() for name in "ab"]
+        weights = [load_model(tmp_path / name / file)[0].state_dict() for name in "ab"]
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 

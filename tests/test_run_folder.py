@@ -13,10 +13,10 @@ import pytest
 import torch
 from caches import CLASSES, TEST_SPLIT, made_up_cache, permuted_test_labels
 from safetensors import safe_open
+from small_runs import epochs_of, interrupt
 
 from harfeat.cache import open_cache
 from harvib import methods
-from harvib.checkpoint import Checkpoint
 from harvib.errors import InputError
 from harvib.evaluate import evaluate_run
 from harvib.rundir import COLUMNS, RunFolder
@@ -49,12 +49,6 @@ def finished(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contents(run_dir: Path) -> dict[str, bytes]:
     return {name: (run_dir / name).read_bytes() for name in WEIGHTS}
-
-
-def epochs_of(run_dir: Path) -> list[dict[str, str]]:
-    """metrics.csv without the column that tells time."""
-    with (run_dir / "metrics.csv").open(newline="") as stream:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
 
 
 def test_the_folder_holds_what_the_contract_names_and_nothing_else(finished: Path) -> None:
@@ -162,21 +156,6 @@ def test_test_labels_never_reach_the_model(finished: Path, tmp_path: Path) -> No
     )
 
 
-def interrupt(patch: pytest.MonkeyPatch, stage: str, epoch: int, interval: float = 0.0) -> None:
-    """Interrupt a run when it records this epoch, before (odd) or after (even) the row is written."""
-    genuine = RunFolder.record
-
-    def record(self: RunFolder, row: dict[str, Any]) -> None:
-        here = (row["stage"], row["epoch"]) == (stage, epoch)
-        if not here or epoch % 2 == 0:
-            genuine(self, row)
-        if here:
-            raise KeyboardInterrupt
-
-    patch.setattr(RunFolder, "record", record)
-    patch.setattr(RunFolder, "checkpoint", property(lambda self: Checkpoint(self.path / "last", interval)))
-
-
 @pytest.mark.parametrize(
     ("stage", "epoch"), [("plain", 1), ("plain", 3), ("vib", 4), ("finetune", 1), ("finetune", 2)]
 )
@@ -238,7 +217,7 @@ def test_a_damaged_checkpoint_says_what_to_delete(
 
 
 def test_a_finished_run_returns_at_once(finished: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "fit", None)
+    monkeypatch.setattr("harvib.stages.fit", None)
     assert train(cache, finished) == json.loads((finished / "report.json").read_text())
 
 

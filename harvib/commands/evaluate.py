@@ -9,16 +9,19 @@ import click
 
 from harvib.devices import device_of
 from harvib.evaluate import evaluate_run
+from harvib.options import one_kind
 
 
 @click.command()
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="Run folder or model file.")
 @click.option(
     "--features",
-    required=True,
     multiple=True,
     type=click.Path(path_type=Path),
     help="Cache made by harfeat, or CACHE::STREAM; repeat it for the streams of a fused run.",
+)
+@click.option(
+    "--videos", type=click.Path(path_type=Path), help="Cache of frames instead, for a run that was trained on one."
 )
 @click.option("--split", help="Name of a split in the cache; without it all clips count.")
 @click.option(
@@ -27,13 +30,20 @@ from harvib.evaluate import evaluate_run
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the confusion matrix.")
 def evaluate(
-    model: Path, features: tuple[Path, ...], split: str | None, subset: str, device: str, as_json: bool
+    model: Path,
+    features: tuple[Path, ...],
+    videos: Path | None,
+    split: str | None,
+    subset: str,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Accuracy of a trained model on a cache with the same classes and feature fingerprint.
 
     A fused run takes the caches of all its streams, in any order, and counts the clips that all of them have.
     """
-    result = evaluate_run(model, features, split, subset, device_of(device))
+    caches = one_kind(features, videos)
+    result = evaluate_run(model, caches, split, subset, device_of(device), videos=videos is not None)
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
@@ -41,6 +51,6 @@ def evaluate(
         if lacking:
             click.echo(f"note: {len(lacking):,} clips without {name} are left out (first: {lacking[0]})", err=True)
     click.echo(
-        f"accuracy {result['accuracy']:.2%} on {result['clips']} clips of {', '.join(map(str, features))} "
+        f"accuracy {result['accuracy']:.2%} on {result['clips']} clips of {', '.join(map(str, caches))} "
         f"({'all' if split is None else f'split {split}, {subset}'}); {result['parameters']['total']:,} parameters"
     )

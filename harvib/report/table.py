@@ -25,7 +25,7 @@ def report_table(report: Mapping[str, Any], latency: Mapping[str, float] | None 
         if state in report:
             shares = ", ".join(f"{name} {weight:.3f}" for name, weight in sorted(report[state]["weights"].items()))
             text += f"\nweights, {state}: {shares} (chosen on validation)"
-    return text
+    return text + (_backbone(report["backbone"]) if "backbone" in report else "")
 
 
 def _rows(report: Mapping[str, Any], prefix: str, latency: Mapping[str, float] | None = None) -> list[list[str]]:
@@ -48,6 +48,16 @@ def _rows(report: Mapping[str, Any], prefix: str, latency: Mapping[str, float] |
         ]
         rows.append(row if latency is None else [*row, f"{latency[state]:.3f}" if state in latency else ""])
     return rows
+
+
+def _backbone(figures: Mapping[str, Any]) -> str:
+    before, after = figures["before"], figures["after"]
+    return (
+        f"\nbackbone {figures['model']}, not counted above: features {before['features']:,} -> "
+        f"{after['features']:,}, parameters {before['parameters']:,} -> {after['parameters']:,}, multiply-adds a "
+        f"frame {before['multiply_adds'] / 1e6:,.1f} -> {after['multiply_adds'] / 1e6:,.1f} million, file "
+        f"{before['bytes'] / 1e6:,.1f} -> {after['bytes'] / 1e6:,.1f} MB"
+    )
 
 
 def align(rows: list[list[str]]) -> str:

@@ -1,0 +1,226 @@
+"""The stages of a run, each with what all of them need; their weights stay in the run folder.
+
+    plain   train the plain model, or take it from another run
+    vib     train its masked form, compact it, fine-tune what is left
+
+A repeated command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harfeat.cache import DEFAULT_STREAM
+from harvib.budget import Controller, gentle_start, land, target_of
+from harvib.data import Parts
+from harvib.errors import InputError
+from harvib.events import events
+from harvib.front import Ahead, features_of, fresh
+from harvib.interrupt import Stopped
+from harvib.lasso import GroupLasso, freeze_masks, lasso_of
+from harvib.manner import Manner
+from harvib.metrics import evaluate
+from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.runconfig import Given, plain_spec
+from harvib.rundir import RunFolder, rounded, write_json
+from harvib.selection import select_inputs
+from harvib.settings import TrainSettings
+from harvib.train import Row, Stage, fit, soft_targets
+from harvib.weights import ModelCard, load_model, load_whole, save_whole
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stages:
+    """The stages, with what all of them need."""
+
+    folder: RunFolder
+    settings: TrainSettings
+    parts: Parts
+    card: ModelCard
+    device: torch.device
+    manner: Manner
+    ahead: Ahead | None = None
+
+    def plain(self, init: Path | Given | None, config: dict[str, Any]) -> SequenceClassifier:
+        """The trained plain model: from this folder, from `init`, or trained now."""
+        path, settings = self.folder.plain, self.settings
+        if path.is_file():
+            return self._load(path)
+        model = self._new_plain()
+        if init is None:
+            stage = Stage("plain", 1, settings.plain_epochs, settings.lr, True, "--lr", settings.patience)
+            self._fit(model, stage, None)
+        elif isinstance(init, Given):
+            given = copy.deepcopy(init.model)
+            given.spec = dataclasses.replace(given.spec, dropout=model.spec.dropout)
+            if given.spec != model.spec:
+                raise InputError(f"{init.origin} is {given.spec}, this run asks for {model.spec}")
+            model = given.to(self.device)
+        else:
+            model = self._initial(init, model.spec, config)
+        save_whole(path, model, self.card)
+        return model.eval()
+
+    def masked(self, plain: SequenceClassifier) -> SequenceClassifier:
+        """The model with its masks after VIB training, group lasso, or both.
+
+        Its last epoch, not its best: while the penalty grows the best is the one that is pruned the least.
+        """
+        path, settings = self.folder.masked, self.settings
+        if path.is_file():
+            return self._load(path)
+        lasso = lasso_of(settings)
+        if settings.method == "lasso":
+            torch.manual_seed(settings.seed)
+            model = masked_from(plain)
+            freeze_masks(model, open_all=True)
+        else:
+            model = self._after_vib(plain, lasso if settings.lasso_time == "with-vib" else None)
+        if lasso is not None and (settings.method == "lasso" or settings.lasso_time == "after-vib"):
+            freeze_masks(model)
+            stage = Stage("lasso", 4, settings.lasso_epochs, settings.lasso_lr, False, "--lasso-lr")
+            self._fit(model, stage, plain, lasso=lasso)
+            lasso.finish(model)
+        save_whole(path, model, self.card)
+        return model.eval()
+
+    def _after_vib(self, plain: SequenceClassifier, lasso: GroupLasso | None) -> SequenceClassifier:
+        settings = self.settings
+        # Where a lasso stage follows, the checkpoint becomes that stage's.
+        path = self.folder.path / "last" / "vib.safetensors"
+        if path.is_file():
+            return self._load(path)
+        torch.manual_seed(settings.seed)
+        model = masked_from(plain)
+        stage = Stage("vib", 2, settings.vib_epochs, settings.vib_lr, False, "--vib-lr, --mask-lr or the betas")
+        target = target_of(settings, plain.spec)
+        controller = None
+        if target is not None:
+            controller = Controller(target, settings.scales_stay, gentle_start(model, settings))
+        self._fit(model, stage, plain, controller, lasso)
+        if lasso is not None:
+            lasso.finish(model)
+        if controller is not None:
+            self._land(model, controller)
+        if settings.lasso_time == "after-vib" and lasso_of(settings) is not None:
+            path.parent.mkdir(exist_ok=True)
+            save_whole(path, model, self.card)
+        return model
+
+    def _land(self, model: SequenceClassifier, controller: Controller) -> None:
+        """Bring the masks exactly to the target, and note what strength led there."""
+
+        def score(masked: SequenceClassifier) -> tuple[float, float]:
+            result = evaluate(masked, self.parts.validation, self.device)
+            accuracy, loss = self.manner.team.of_first((result.accuracy, result.loss))
+            return accuracy, -loss
+
+        before = {"inputs": len(model.kept_inputs()), "units": sum(map(sum, model.kept_units()))}
+        land(model, controller.target, controller.factors, score)
+        found = {
+            "target": controller.target,
+            "strength": controller.strength,
+            "beta": self.settings.beta * controller.strength,
+            "beta_input": self.settings.beta_input * controller.strength,
+            "before_landing": before,
+        }
+        write_json(self.folder.budget, found)
+
+    def finetuned(self, small: SequenceClassifier, plain: SequenceClassifier) -> SequenceClassifier:
+        """The compact model, trained on."""
+        settings = self.settings
+        if settings.finetune_epochs == 0:
+            return small
+        if not settings.keep_scales:
+            small.recurrent.use_hard_scales()
+        small.spec = dataclasses.replace(small.spec, dropout=settings.finetune_dropout)
+        epochs, lr = settings.finetune_epochs, settings.finetune_lr
+        stage = Stage("finetune", 3, epochs, lr, True, "--finetune-lr", settings.patience)
+        self._fit(small, stage, plain)
+        return small.eval()
+
+    def _fit(
+        self,
+        model: SequenceClassifier,
+        stage: Stage,
+        teacher: SequenceClassifier | None,
+        controller: Controller | None = None,
+        lasso: GroupLasso | None = None,
+    ) -> None:
+        checkpoint = self.folder.checkpoint
+        position = checkpoint.position()
+        self.folder.rewind(stage.name, position[1] if position and position[0] == stage.name else 0)
+        targets = None
+        if teacher is not None and self.settings.distill > 0:
+            targets = soft_targets(teacher, self.parts, self.device)
+        settings = self.settings
+        if stage.name == "lasso":
+            settings = dataclasses.replace(settings, beta=0.0, beta_input=0.0)
+        stop, team, writes_events = self.manner.stop, self.manner.team, contextlib.ExitStack()
+        with writes_events:
+            record: Callable[[Row], None] = self.folder.record
+            if self.manner.tensorboard and team.first:
+                record = _both(record, writes_events.enter_context(events(self.folder.path, self.folder.rows())))
+            arguments = (checkpoint, record, targets, controller, lasso, stop, team)
+            stopped = fit(model, stage, self.parts, settings, self.device, *arguments)
+        if stopped is not None:
+            raise Stopped(stage.name, stopped, stage.epochs, model, self.settings)
+
+    def _load(self, path: Path) -> SequenceClassifier:
+        return load_whole(path, self.ahead).to(self.device)
+
+    def _new_plain(self) -> SequenceClassifier:
+        settings, front = self.settings, fresh(self.ahead)
+        train = features_of(front, self.parts.train)
+        selected = select_inputs(train, settings.select_inputs)
+        spec = plain_spec(settings, train.dim, self.card)
+        torch.manual_seed(settings.seed)
+        model = SequenceClassifier(spec)
+        model.front = front
+        model.selection.copy_(selected)
+        if settings.standardize:
+            mean, std = train.statistics()
+            model.standardize_by(mean[selected], std[selected])
+        return model.to(self.device)
+
+    def _initial(self, init: Path, spec: ModelSpec, config: dict[str, Any]) -> SequenceClassifier:
+        other = RunFolder(init)
+        for stream in other.streams.values():
+            raise InputError(f"--init {init}: a fused run; name one of its streams, such as {stream.path}")
+        # Runs from before streams had names read `rgb`.
+        theirs = {"stream": DEFAULT_STREAM} | other.config()
+        if other.plain.name in other.provisional.names():
+            raise InputError(f"--init {init}: its plain model is not trained to its end: repeat its command first")
+        for key in ("classes", "fingerprint", "stream", "parts_hash"):
+            if theirs.get(key) != config[key]:
+                raise InputError(
+                    f"--init {init}: its {key} differs from this run's; it must have been trained on the same "
+                    "features, split, seed and held-out share, or test and validation clips would leak into it"
+                )
+        # They are part of the plain model that is taken over, and the spec does not tell them.
+        for key in ("standardize", "select_inputs"):
+            if theirs["settings"].get(key) != config["settings"][key]:
+                raise InputError(
+                    f"--init {init}: its {key} is {theirs['settings'].get(key)}, this run asks for "
+                    f"{config['settings'][key]}"
+                )
+        model, _ = load_model(other.plain)
+        model.spec = dataclasses.replace(model.spec, dropout=spec.dropout)
+        if model.spec != spec:
+            raise InputError(f"--init {init}: its plain model is {model.spec}, this run asks for {spec}")
+        return model.to(self.device)
+
+
+def _both(record: Callable[[Row], None], write: Callable[[Row], None]) -> Callable[[Row], None]:
+    def both(row: Row) -> None:
+        record(row)
+        write(rounded(row))
+
+    return both
