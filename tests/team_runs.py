@@ -41,12 +41,6 @@ if __name__ == "__main__":
     with joined(CPU) as found:
         run_all(Path(sys.argv[1]), Path(sys.argv[2]), found)
         # Only the first process sees what is wrong here; the others wait for it at the first step.
-        with found.folder(Path(sys.argv[3])) as foreign:
-            methods.train(
-                Path(sys.argv[1]),
-                TEST_SPLIT,
-                TrainSettings(**_SHORT),
-                foreign,
-                device=CPU,
-                manner=Manner(team=found),
-            )
+        with found.folder(Path(sys.argv[3])) as folder:
+            short, manner = TrainSettings(**_SHORT), Manner(team=found)
+            methods.train(Path(sys.argv[1]), TEST_SPLIT, short, folder, device=CPU, manner=manner)

@@ -113,13 +113,10 @@ def outcome(run_dir: Path) -> dict[str, Any]:
         ("vib", "vib", 5),
         ("vib", "vib", 10),
         ("vib", "finetune", 5),
-        ("vib", "finetune", 9),
         ("with lasso", "vib", 5),
-        ("lasso after", "vib", 5),
         ("lasso after", "lasso", 5),
         ("budget", "vib", 5),
         ("early stop", "plain", 5),
-        ("early stop", "finetune", 5),
         ("bfloat16", "vib", 5),
         ("drop", "vib", 5),
         ("drop", "finetune", 5),
@@ -141,7 +138,8 @@ def test_a_run_that_was_stopped_and_looked_at_ends_as_one_that_was_not(
     assert found["accuracy"] == report[state]["accuracy"]["test"]
     assert found["parameters"] == report[state]["parameters"]
     assert state in bench_run(folder, BenchSettings(repeats=1))
-    assert epoch != 5 or way not in ("vib", "drop") or "<html" in page(folder)
+    if (way, stage) == ("vib", "plain"):
+        assert "<html" in page(folder)
     run(cache, folder, **fields)
     assert outcome(folder) == outcome(whole(way))
 
