@@ -29,11 +29,13 @@ from harvib.evaluate import evaluate_run
 from harvib.interrupt import Stop
 from harvib.manner import Manner
 from harvib.models import SequenceClassifier
+from harvib.points import grid_of, points_of
 from harvib.precision import Arithmetic, dtype_of
 from harvib.report.page import page
 from harvib.rundir import RunFolder
 from harvib.schedule import share
 from harvib.settings import TrainSettings
+from harvib.sweep import Sweep, run_sweep
 from harvib.weights import load_model
 
 CPU = torch.device("cpu")
@@ -242,6 +244,29 @@ def test_a_fused_run_stopped_in_its_last_stream_is_fused_as_it_is_and_goes_on(tm
     assert outcome(folder) == outcome(tmp_path / "whole")
     for name in ("rgb", "flow"):
         assert outcome(folder / name) == outcome(tmp_path / "whole" / name)
+
+
+def test_a_sweep_goes_on_with_runs_that_were_interrupted(cache: Path, tmp_path: Path) -> None:
+    points = points_of(FIELDS, grid_of(["beta=0.05"]), {}, (0,))
+    plain, pruned = (
+        tmp_path / "sweep" / kind / p.name for kind, p in (("plain", points[0].plain()), ("runs", points[0]))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        stop = Stop()
+        at(patch, "plain", 5, stop.ask)
+        methods.train(cache, TEST_SPLIT, points[0].plain().settings, plain, device=CPU, manner=Manner(stop))
+    assert "interrupted" in RunFolder(plain).report()
+    result = run_sweep(Sweep(cache, TEST_SPLIT, tmp_path / "sweep", "cpu", jobs=1), points)
+    assert result["failed"] == 0
+    reports = [RunFolder(folder).report() for folder in (plain, pruned)]
+    assert not any("interrupted" in report for report in reports)
+    assert [report["epochs"] for report in reports] == [
+        {"plain": {"run": 10, "kept": reports[0]["epochs"]["plain"]["kept"]}},
+        {
+            "vib": {"run": 10, "kept": 10},
+            "finetune": {"run": 10, "kept": reports[1]["epochs"]["finetune"]["kept"]},
+        },
+    ]
 
 
 def test_nothing_starts_from_a_plain_model_that_is_not_trained_to_its_end(cache: Path, tmp_path: Path) -> None:
