@@ -23,8 +23,10 @@ from harfeat.decode import DecodeError
 from harfeat.decode import recipe as decoder_recipe
 from harfeat.decode.pool import prepared_clips
 from harfeat.decode.worker import Prepared
+from harfeat.flow import flow_recipe
 from harfeat.pixels import Pixels
 from harfeat.preprocess import TransformConfig
+from harfeat.sampling import FLOW
 from harfeat.settings import PIXELS, ExtractSettings
 
 Outcome = tuple[ClipRow, dict[str, ClipFeatures]] | Failure
@@ -83,6 +85,7 @@ def recipe_of(settings: ExtractSettings, backbone: FrameModel) -> dict[str, Any]
         "schema": VERSION,
         "decoder": decoder_recipe(),
         "sampling": settings.sampling.recipe(),
+        **({"flow": flow_recipe()} if settings.sampling.stream == FLOW else {}),
         **backbone.recipe(),
         "dtype": settings.stored_dtype,
     }

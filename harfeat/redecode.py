@@ -24,7 +24,7 @@ from harfeat.reproduce import settings_of, videos_of
 LEAST_COSINE = 0.999
 """Rows that point in less like directions are not those of the same frame by the same model."""
 
-_MAY_DIFFER = ("decoder", "precision", "batch_norm", "pillow")
+_MAY_DIFFER = ("decoder", "precision", "batch_norm", "pillow", "flow.opencv")
 """Fields of a recipe with whose other values features come out alike, if not bit for bit."""
 
 

@@ -22,6 +22,8 @@ FRAMES = 25
 
 MAX_FRAMES = 1_000_000
 _SHORT = ("repeat", "wrap", "error")
+RGB, FLOW = STREAMS = ("rgb", "flow")
+"""What is taken at a sampled frame: its picture, or the optical flow from it to the next one."""
 _INTERVAL_RULES, _LIMITED_RULES = ("first", "dense"), ("fps", "dense", "all")
 
 
@@ -78,6 +80,13 @@ class SamplingSettings:
     )
     flip: bool = field(default=True, metadata={"help": "random, views: mirror half of what is drawn."})
     seed: int = field(default=0, metadata={"help": "Seed of random and views."})
+    stream: str = field(
+        default=RGB,
+        metadata={
+            "help": "What is taken at each frame: rgb, its picture; flow, the optical flow from it to the next.",
+            "choices": STREAMS,
+        },
+    )
 
     def __post_init__(self) -> None:
         for item in fields(self):  # they may come from the provenance in a stranger's file
@@ -91,6 +100,8 @@ class SamplingSettings:
             raise InputError(f"--sampling {self.rule}: choose one of {', '.join(SAMPLERS)}")
         if self.short not in _SHORT:
             raise InputError(f"--short {self.short}: choose one of {', '.join(_SHORT)}")
+        if self.stream not in STREAMS:
+            raise InputError(f"--stream {self.stream}: choose one of {', '.join(STREAMS)}")
         for name, low, high in (
             ("frames", 0, MAX_FRAMES),
             ("interval", 1, MAX_FRAMES),
@@ -124,7 +135,7 @@ class SamplingSettings:
     def recipe(self) -> dict[str, Any]:
         """The settings that decide which frames come out; what has no effect is left out."""
         drawn = {"max_interval": self.max_interval, "flip": self.flip, "seed": self.seed}
-        recipe: dict[str, Any] = {"rule": self.rule}
+        recipe: dict[str, Any] = {"rule": self.rule} if self.stream == RGB else {"rule": self.rule, "stream": FLOW}
         if self.rule in _LIMITED_RULES:
             recipe["limit"] = self.frames
         else:
@@ -141,7 +152,7 @@ class SamplingSettings:
 
     def stream_names(self) -> tuple[str, ...]:
         """The main stream's name and those of the training views, in the order of `plan`."""
-        return ("rgb", *(f"rgb-view-{number}" for number in range(1, self.views + 1)))
+        return (self.stream, *(f"{self.stream}-view-{number}" for number in range(1, self.views + 1)))
 
 
 def plan(settings: SamplingSettings, source_frames: int, fps: float, key: str) -> tuple[View, ...]:
@@ -158,13 +169,24 @@ def plan(settings: SamplingSettings, source_frames: int, fps: float, key: str) -
         One view a name in `settings.stream_names()`.
 
     Raises:
-        SamplingError: the clip has no frames, is too short under `--short error`, or has no rate for `fps`.
+        SamplingError: the clip has no frames, or for flow a single one, is too short under `--short error`, or has
+            no rate for `fps`.
     """
     if source_frames < 1:
         raise SamplingError("the clip has no frames")
+    if settings.stream == FLOW and source_frames < 2:
+        raise SamplingError("the clip has a single frame, so there is no optical flow")
     main = SAMPLERS[settings.rule](settings, _Source(source_frames, fps, key, 0))
     drawn = (_random(settings, _Source(source_frames, fps, key, view)) for view in range(1, settings.views + 1))
     return (main, *drawn)
+
+
+def later_frames(indices: np.ndarray, source_frames: int) -> np.ndarray:
+    """(T,) the second frame of each pair whose flow stands for a sampled frame; the first is the one before it.
+
+    Frame t pairs with t + 1; the last frame, which has none after it, is itself the second of its pair.
+    """
+    return np.minimum(indices + 1, source_frames - 1)
 
 
 def sample(rule: str, source_frames: int, frames: int) -> np.ndarray:

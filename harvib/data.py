@@ -9,7 +9,6 @@ them, and only training sees them: validation, test, soft targets and statistics
 from __future__ import annotations
 
 import hashlib
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
-from harfeat.cache import ROLES, Cache
+from harfeat.cache import ROLES, VIEW, Cache
 from harvib.errors import InputError
 from harvib.source import main_stream, places_of
 
@@ -244,8 +243,8 @@ def divide(cache: Cache, split: str, validation: float, seed: int, names: Sequen
 
 def view_streams(cache: Cache, main: str) -> list[str]:
     """Names of the streams that hold views of the stream `main`, in their order."""
-    streams = [stream for stream in cache.streams if re.fullmatch(rf"{re.escape(main)}-view-[0-9]+", stream)]
-    return sorted(streams, key=lambda stream: int(stream.rpartition("-")[2]))
+    found = [match for stream in cache.streams if (match := VIEW.fullmatch(stream)) and match["stream"] == main]
+    return [match[0] for match in sorted(found, key=lambda match: int(match["number"]))]
 
 
 def _require_single_labels(cache: Cache, clips: np.ndarray) -> None:

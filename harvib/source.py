@@ -5,7 +5,6 @@ On the command line a stream of a cache that holds several is named behind the f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harfeat.cache import Cache, open_cache
+from harfeat.cache import VIEW, Cache, open_cache
 from harvib.errors import InputError
 
 _MARK = "::"
-_VIEW = re.compile(r".+-view-[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def main_stream(cache: Cache, named: str = "") -> str:
     if named:
         cache.require_stream(named)
         return named
-    streams = [stream for stream in cache.streams if not _VIEW.fullmatch(stream)]
+    streams = [stream for stream in cache.streams if not VIEW.fullmatch(stream)]
     if len(streams) != 1:
         raise InputError(
             f"{cache.path} holds the streams {', '.join(streams or cache.streams)}: say which one, as in "

@@ -47,6 +47,10 @@ GENUINE = (
 CONFIG = TransformConfig((32, 40), "bicubic", 0.875, "center")
 
 
+def copied(_: int, frame: np.ndarray) -> np.ndarray:
+    return frame.copy()
+
+
 @pytest.mark.parametrize("name", GENUINE)
 def test_genuine_clips_equal_a_linear_decode(shared_data: Path, name: str) -> None:
     assert not expect_equal(shared_data / name).damaged
@@ -156,7 +160,7 @@ def test_plain_decord_is_wrong_on_ucf11(shared_data: Path) -> None:
     """The reason for the policy: should this fail, decord has been mended and the policy can be relaxed."""
     path = shared_data / GENUINE[0]
     reference = ffmpeg_frames(path, (240, 320))
-    frames = seeking.pick(path, len(reference), set(sample("uniform", len(reference), 16).tolist()), np.copy)
+    frames = seeking.pick(path, len(reference), set(sample("uniform", len(reference), 16).tolist()), copied)
     assert frames is not None
     wrong = [not np.array_equal(frame, reference[index]) for index, frame in frames.items()]
     assert len(wrong) == 16
@@ -165,8 +169,8 @@ def test_plain_decord_is_wrong_on_ucf11(shared_data: Path) -> None:
 
 def test_decord_is_refused_where_it_counts_differently(tmp_path: Path) -> None:
     path = make_video(tmp_path, EXACT_WITH_DECORD[0])
-    assert seeking.pick(path, 47, {3}, np.copy) is None
-    assert seeking.pick(tmp_path / "absent.mp4", 48, {3}, np.copy) is None
+    assert seeking.pick(path, 47, {3}, copied) is None
+    assert seeking.pick(tmp_path / "absent.mp4", 48, {3}, copied) is None
 
 
 @pytest.mark.parametrize("size", [20_000, 1_000_000])  # the 48 frames take above 221 kB
@@ -212,7 +216,7 @@ def test_damage_never_reaches_decord(tmp_path: Path) -> None:
                 found = linear.survey(path)
             except DecodeError:
                 continue
-            expected = linear.pick(path, found, set(range(found.count)), np.copy)
+            expected = linear.pick(path, found, set(range(found.count)), copied)
             clip = decode_clip(path, np.arange)
             decoders[clip.decoder] += 1
             np.testing.assert_array_equal(clip.frames, np.stack(list(expected.values())))

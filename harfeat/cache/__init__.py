@@ -1,6 +1,6 @@
 """The feature cache: one HDF5 file or a folder of shards; schema, fingerprint, writer and reader."""
 
-from harfeat.cache.base import ROLES, Cache
+from harfeat.cache.base import ROLES, VIEW, Cache
 from harfeat.cache.reader import open_cache
 from harfeat.cache.schema import (
     DEFAULT_STREAM,
@@ -16,6 +16,7 @@ from harfeat.cache.writer import single_stream, write_cache
 __all__ = [
     "DEFAULT_STREAM",
     "ROLES",
+    "VIEW",
     "Cache",
     "CacheError",
     "CacheHead",

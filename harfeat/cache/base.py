@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +25,9 @@ from harfeat.cache.schema import (
 )
 from harfeat.splits import TEST, TRAIN, UNUSED, Split
 
+VIEW = re.compile(r"(?P<stream>.+)-view-(?P<number>[0-9]+)")
+"""Names of the streams that hold other draws of a stream's clips, to train on."""
+
 ROLES = {"unused": UNUSED, "train": TRAIN, "test": TEST}
 
 
@@ -30,7 +35,8 @@ class Cache(ABC):
     """An open cache; use it as a context manager, or close it.
 
     Attributes: path, version, fingerprint, recipe, provenance, classes, clips (rows in file order), splits (by
-    name), failures, streams (names), digests (hash of each part, in hex).
+    name), failures, streams (names), digests (hash of each part, in hex). Where a method takes a stream,
+    None is the main one.
     """
 
     path: Path
@@ -58,28 +64,34 @@ class Cache(ABC):
         """Close its files; rows already read stay valid."""
 
     @abstractmethod
-    def dim(self, stream: str = DEFAULT_STREAM) -> int:
+    def dim(self, stream: str | None = None) -> int:
         """Number of values in a feature row."""
 
     @abstractmethod
-    def dtype(self, stream: str = DEFAULT_STREAM) -> np.dtype[Any]:
+    def dtype(self, stream: str | None = None) -> np.dtype[Any]:
         """Type in which the features are stored."""
 
     @abstractmethod
-    def lengths(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+    def lengths(self, stream: str | None = None) -> np.ndarray:
         """(V,) int64 number of feature rows of each clip."""
 
     @abstractmethod
-    def clip_hashes(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+    def clip_hashes(self, stream: str | None = None) -> np.ndarray:
         """(V, 32) uint8 SHA-256 of each clip's rows and frame indices, as the cache states them."""
 
     @abstractmethod
-    def read(self, clip: int, stream: str = DEFAULT_STREAM) -> ClipFeatures:
+    def read(self, clip: int, stream: str | None = None) -> ClipFeatures:
         """The features of one clip, as stored; checked against their hash when first read."""
 
     @abstractmethod
-    def read_all(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+    def read_all(self, stream: str | None = None) -> np.ndarray:
         """(N, D) features of all clips in file order, as stored, checked; clip v owns `lengths` rows in turn."""
+
+    @cached_property
+    def main_stream(self) -> str:
+        """The stream that models are tested on: `rgb`, or where that is absent the only one that is no view."""
+        others = [name for name in self.streams if not VIEW.fullmatch(name)]
+        return others[0] if len(others) == 1 else DEFAULT_STREAM
 
     @property
     def content(self) -> str:
@@ -97,7 +109,7 @@ class Cache(ABC):
         told = {key: value for key, value in self.provenance.items() if key != "recipe"}
         return CacheHead(self.recipe, self.classes, self.clips, tuple(self.splits.values()), self.failures, told)
 
-    def layout(self, stream: str = DEFAULT_STREAM) -> StreamLayout:
+    def layout(self, stream: str | None = None) -> StreamLayout:
         """The shape of a stream."""
         return StreamLayout(self.lengths(stream).tolist(), self.dim(stream), self.dtype(stream))
 

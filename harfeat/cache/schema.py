@@ -20,7 +20,8 @@ Layout (HDF5; readable by any HDF5 tool, nothing but built-in types):
 Flat rows plus offsets is the "contiguous ragged array" of the CF conventions. Text has a fixed width, and metadata
 the checksums of HDF5 1.8's format. `digests` covers everything above (see `harfeat.cache.digest`).
 
-The stream `rgb` is what models are tested on; `rgb-view-1`, ... are other draws of the same clips to train on.
+The stream `rgb` (or, in a cache of optical flow, `flow`) is what models are tested on; `rgb-view-1`, ... are other
+draws of the same clips to train on.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 from harfeat.cache.base import Cache
 from harfeat.cache.digest import digests_of_stream
 from harfeat.cache.manifest import FileEntry, Manifest
-from harfeat.cache.schema import DEFAULT_STREAM, CacheError, ClipFeatures
+from harfeat.cache.schema import CacheError, ClipFeatures, StreamLayout
 from harfeat.cache.shards import Shards
 from harfeat.cache.single import FileCache
 
@@ -55,26 +55,24 @@ class ShardedCache(Cache):
     def close(self) -> None:
         self._shards.close()
 
-    def dim(self, stream: str = DEFAULT_STREAM) -> int:
-        self.require_stream(stream)
-        return self._layouts[stream].dim
+    def dim(self, stream: str | None = None) -> int:
+        return self._layout(stream).dim
 
-    def dtype(self, stream: str = DEFAULT_STREAM) -> np.dtype[Any]:
-        self.require_stream(stream)
-        return self._layouts[stream].dtype
+    def dtype(self, stream: str | None = None) -> np.dtype[Any]:
+        return self._layout(stream).dtype
 
-    def lengths(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
-        self.require_stream(stream)
-        return np.array(self._layouts[stream].lengths, np.int64)
+    def lengths(self, stream: str | None = None) -> np.ndarray:
+        return np.array(self._layout(stream).lengths, np.int64)
 
-    def clip_hashes(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
-        return self._shards.hashes(self._names, stream)
+    def clip_hashes(self, stream: str | None = None) -> np.ndarray:
+        return self._shards.hashes(self._names, stream or self.main_stream)
 
-    def read(self, clip: int, stream: str = DEFAULT_STREAM) -> ClipFeatures:
+    def read(self, clip: int, stream: str | None = None) -> ClipFeatures:
+        stream = stream or self.main_stream
         self.require_stream(stream)
         return self._shards.read(self._names[clip], stream)
 
-    def read_all(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+    def read_all(self, stream: str | None = None) -> np.ndarray:
         lengths = self.lengths(stream)
         rows = np.empty((int(lengths.sum()), self.dim(stream)), self.dtype(stream))
         start = 0
@@ -82,6 +80,11 @@ class ShardedCache(Cache):
             rows[start : start + length] = self.read(clip, stream).features
             start += length
         return rows
+
+    def _layout(self, name: str | None) -> StreamLayout:
+        name = name or self.main_stream
+        self.require_stream(name)
+        return self._layouts[name]
 
     def _add(self, path: Path, entry: FileEntry) -> None:
         cache = self._shards.add(path)

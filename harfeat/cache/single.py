@@ -18,7 +18,6 @@ from harfeat.cache.base import ROLES, Cache
 from harfeat.cache.digest import digest_of_clip, digests_of_head, digests_of_stream
 from harfeat.cache.fingerprint import fingerprint
 from harfeat.cache.schema import (
-    DEFAULT_STREAM,
     FEATURE_TYPES,
     FORMAT,
     VERSION,
@@ -76,30 +75,32 @@ class FileCache(Cache):
     def close(self) -> None:
         self._file.close()
 
-    def dim(self, stream: str = DEFAULT_STREAM) -> int:
+    def dim(self, stream: str | None = None) -> int:
         return self._stream(stream).dim
 
-    def dtype(self, stream: str = DEFAULT_STREAM) -> np.dtype[Any]:
+    def dtype(self, stream: str | None = None) -> np.dtype[Any]:
         return self._stream(stream).dtype
 
-    def lengths(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+    def lengths(self, stream: str | None = None) -> np.ndarray:
         return np.diff(self._stream(stream).offsets)
 
-    def clip_hashes(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+    def clip_hashes(self, stream: str | None = None) -> np.ndarray:
         return self._stream(stream).hashes
 
-    def is_in_one_piece(self, stream: str = DEFAULT_STREAM) -> bool:
+    def is_in_one_piece(self, stream: str | None = None) -> bool:
         """Whether the rows are read past HDF5."""
         return self._stream(stream).places is not None
 
-    def read(self, clip: int, stream: str = DEFAULT_STREAM) -> ClipFeatures:
+    def read(self, clip: int, stream: str | None = None) -> ClipFeatures:
+        stream = stream or self.main_stream
         stored = self._stored.get(stream) or self._stream(stream)
         values = self._rows(stored, clip, stream)
         if not stored.checked[clip]:
             self._check(stored, clip, values, stream)
         return values
 
-    def read_all(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+    def read_all(self, stream: str | None = None) -> np.ndarray:
+        stream = stream or self.main_stream
         stored = self._stream(stream)
         with self._file.blaming(f"streams/{stream}/features"):
             rows = np.asarray(stored.features[...])
@@ -184,7 +185,8 @@ class FileCache(Cache):
                 raise CacheError(f"{self.path}: {what} does not match its hash: file damaged or altered")
         self.digests = found
 
-    def _stream(self, name: str) -> _Stream:
+    def _stream(self, name: str | None) -> _Stream:
+        name = name or self.main_stream
         self.require_stream(name)
         return self._stored[name]
 

@@ -39,7 +39,7 @@ def decode_clip(path: Path, choose: Choose) -> ClipFrames:
         choose: maps the exact frame count N to the wanted indices, (T,) within [0, N), in any order and
             with repeats; for instance `lambda n: sampling.sample("uniform", n, 25)`.
     """
-    pictures = decode_pictures(path, lambda count, _: choose(count), lambda frame: frame)
+    pictures = decode_pictures(path, lambda count, _: choose(count), lambda _, frame: frame)
     indices = chosen_indices(choose, pictures.source_frames)
     frames = np.stack([pictures.kept[index] for index in indices.tolist()])
     return ClipFrames(frames, indices, pictures.source_frames, pictures.fps, pictures.decoder, pictures.damaged)
@@ -57,7 +57,7 @@ def decode_pictures(path: Path, choose: Callable[[int, float], np.ndarray], keep
         choose: maps the exact frame count N and the frames a second (NaN where the container states none) to
             the wanted indices, (T,) within [0, N), in any order and with repeats. It may be asked before with
             what the container states, which need not be true; its last answer counts.
-        keep: maps a frame, (H, W, 3) uint8 RGB, to what is kept of it.
+        keep: maps the index and the pixels of a frame, (H, W, 3) uint8 RGB, to what is kept of it.
 
     Raises:
         DecodeError: this clip cannot be decoded.

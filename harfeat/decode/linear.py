@@ -65,12 +65,12 @@ def pick(path: Path, found: Survey, wanted: Set[int], keep: Keep[Kept]) -> dict[
         DecodeError: as `survey`, or the file changed since.
     """
     if wanted <= found.frames.keys():
-        return {index: keep(_to_rgb(found.frames[index])) for index in sorted(wanted)}
+        return {index: keep(index, _to_rgb(found.frames[index])) for index in sorted(wanted)}
     kept: dict[int, Kept] = {}
     last = max(wanted, default=-1)
     for index, frame in enumerate(_decoded(path, Survey())):
         if index in wanted:
-            kept[index] = keep(_to_rgb(frame))
+            kept[index] = keep(index, _to_rgb(frame))
         if index == last:
             break
     if len(kept) != len(wanted):

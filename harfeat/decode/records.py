@@ -12,8 +12,12 @@ Choose = Callable[[int], np.ndarray]
 """Maps the exact frame count N to the wanted indices, (T,) within [0, N), in any order and with repeats."""
 
 Kept = TypeVar("Kept")
-Keep = Callable[[np.ndarray], Kept]
-"""What to keep of a frame, (H, W, 3) uint8 RGB: called once a wanted frame, so that memory holds no others."""
+Keep = Callable[[int, np.ndarray], Kept]
+"""What to keep of a frame, by its index and its pixels, (H, W, 3) uint8 RGB.
+
+Called for each wanted frame in ascending order, so that memory holds no others. Where one reader gives up midway,
+the next begins again with the first.
+"""
 
 
 class DecodeError(Exception):

@@ -32,7 +32,7 @@ def pick(path: Path, source_frames: int, wanted: Set[int], keep: Keep[Kept]) -> 
         for start in range(0, len(in_order), _BATCH):
             indices = in_order[start : start + _BATCH]
             frames = reader.get_batch(indices).asnumpy()
-            kept |= {index: keep(frame) for index, frame in zip(indices, frames, strict=True)}
+            kept |= {index: keep(index, frame) for index, frame in zip(indices, frames, strict=True)}
     except (DECORDError, RuntimeError):  # the second where the file cannot be opened
         return None
     return kept

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch  # before decord, which can hang the process when it comes first
 
 from harfeat.decode import DecodeError, decode_pictures
+from harfeat.flow import FlowTaker
 from harfeat.hashing import sha256_of_file
 from harfeat.preprocess import TransformConfig, prepare
-from harfeat.sampling import SamplingError, SamplingSettings, View, plan
+from harfeat.sampling import FLOW, SamplingError, SamplingSettings, View, plan
 
 MAX_PIXEL_BYTES = 512 * 2**20
 """What the prepared pixels of one clip may take, all views together: 3,566 frames of 224x224."""
@@ -37,7 +39,8 @@ class PreparedView:
     """One stream of a clip.
 
     Attributes:
-        pixels: (T, 3, H, W) uint8 RGB, resized, cropped, mirrored where the view says so, not yet normalised.
+        pixels: (T, 3, H, W) uint8, RGB or optical flow, resized, cropped, mirrored where the view says so, not yet
+            normalised.
         indices: (T,) int64 into the source frames.
     """
 
@@ -82,15 +85,16 @@ def run(path: str, sampling: SamplingSettings, transform_config: TransformConfig
         # Before decoding: should the file change meanwhile, the next run sees that the hash is not its own.
         digest = sha256_of_file(file) if file.is_file() else ""
         planned: tuple[View, ...] = ()
+        taker = FlowTaker(transform_config) if sampling.stream == FLOW else _PictureTaker(transform_config)
 
         def choose(count: int, fps: float) -> np.ndarray:
             nonlocal planned
             planned = plan(sampling, count, fps, digest)
             _check_size(sum(len(view.indices) for view in planned), transform_config)
-            return np.concatenate([view.indices for view in planned])
+            return taker.frames(np.concatenate([view.indices for view in planned]), count)
 
-        clip = decode_pictures(file, choose, lambda frame: prepare(frame[None], transform_config)[0])
-        views = tuple(_put_together(view, clip.kept) for view in planned)
+        clip = decode_pictures(file, choose, taker.keep)
+        views = tuple(_put_together(view, clip.kept, taker, clip.source_frames) for view in planned)
     except SamplingError as error:
         raise DecodeError(str(error)) from error
     except OSError as error:
@@ -109,10 +113,48 @@ def _check_size(frames: int, config: TransformConfig) -> None:
         )
 
 
-def _put_together(view: View, frames: Mapping[int, np.ndarray]) -> PreparedView:
+class _Taker(Protocol):
+    """What is taken of a clip: for each sampled frame a picture for the model."""
+
+    def keys(self, indices: np.ndarray, source_frames: int) -> np.ndarray:
+        """(T,) under which frames what is kept for each sampled frame is found."""
+
+    def frames(self, indices: np.ndarray, source_frames: int) -> np.ndarray:
+        """All frames to decode for these sampled ones."""
+
+    def keep(self, index: int, frame: np.ndarray) -> np.ndarray | None:
+        """(3, h, w) uint8 of a frame; None where it is only needed for another."""
+
+    def mirrored(self, pixels: np.ndarray) -> np.ndarray:
+        """(T, 3, h, w) left to right."""
+
+
+class _PictureTaker:
+    """The frames themselves."""
+
+    def __init__(self, transform: TransformConfig) -> None:
+        self._transform = transform
+
+    def keys(self, indices: np.ndarray, source_frames: int) -> np.ndarray:
+        return indices
+
+    def frames(self, indices: np.ndarray, source_frames: int) -> np.ndarray:
+        return indices
+
+    def keep(self, index: int, frame: np.ndarray) -> np.ndarray:
+        return prepare(frame[None], self._transform)[0]
+
+    def mirrored(self, pixels: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(pixels[..., ::-1])
+
+
+def _put_together(
+    view: View, frames: Mapping[int, np.ndarray | None], taker: _Taker, source_frames: int
+) -> PreparedView:
     """Mirrored last, so that a mirrored frame is the prepared frame mirrored, to the pixel."""
-    pixels = np.stack([frames[index] for index in view.indices.tolist()])
-    return PreparedView(np.ascontiguousarray(pixels[..., ::-1]) if view.flip else pixels, view.indices)
+    kept = [frames[key] for key in taker.keys(view.indices, source_frames).tolist()]
+    pixels = np.stack([picture for picture in kept if picture is not None])
+    return PreparedView(taker.mirrored(pixels) if view.flip else pixels, view.indices)
 
 
 def initialise() -> None:

@@ -64,6 +64,8 @@ def classifier_of(cache: Cache, weights: str | None) -> Classifier | str:
         return "The provenance names no model and weights, so there are no predictions."
     if model == PIXELS:
         return "The features are the frames' own pixels, so there are no predictions."
+    if "flow" in cache.recipe:
+        return "The backbone saw optical flow, not these frames, so there are no predictions."
     if told == "none":
         return "The backbone had random weights, so there are no predictions."
     if weights is None and told != "auto":

@@ -18,7 +18,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tqdm import tqdm
 
 from harfeat.cache import Cache
-from harfeat.cache.schema import DEFAULT_STREAM
 from harfeat.cache.writer import atomic_path
 from harfeat.datasets import Clip
 from harfeat.errors import InputError
@@ -164,7 +163,7 @@ def _shown(
 ) -> list[tuple[int, ShownClip]]:
     wanted: dict[int, Wanted] = {}
     for clip in clips:
-        row, index = cache.clips[clip], cache.read(clip, DEFAULT_STREAM).frame_index
+        row, index = cache.clips[clip], cache.read(clip).frame_index
         if row.name in videos and len(index):
             places = uniform(len(index), min(settings.frames, len(index)))
             wanted[clip] = Wanted(videos[row.name].path, tuple(index[places].tolist()), row.sha256)

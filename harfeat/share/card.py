@@ -40,7 +40,7 @@ def card(cache: Cache, manifest: Manifest) -> str:
             f"{len(cache.clips):,} clips of {len(cache.classes):,} classes in {len(manifest.files)} file(s); "
             f"{len(cache.failures):,} clips of the data set could not be extracted.\n",
             "## How to load\n",
-            _loading(manifest),
+            _loading(manifest, cache.main_stream),
             "## What is inside\n",
             _table(("stream", "rows", "values a row", "type"), _streams(cache)),
             "## Splits\n",
@@ -78,7 +78,7 @@ def _front_matter(title: str, clips: int) -> str:
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---\n"])
 
 
-def _loading(manifest: Manifest) -> str:
+def _loading(manifest: Manifest, stream: str) -> str:
     packed = manifest.of_kind("cache")
     example = packed[0].name if packed else manifest.of_kind("shard")[0].name if manifest.of_kind("shard") else ""
     place = f"<folder>/{packed[0].name}" if packed else "<folder>"
@@ -98,7 +98,7 @@ With nothing but h5py; clip v owns the rows `offsets[v]:offsets[v + 1]`:
 import h5py
 
 with h5py.File("{example}", "r") as file:
-    stream = file["streams/rgb"]
+    stream = file[{json.dumps(f"streams/{stream}")}]
     start, stop = stream["offsets"][0:2]
     rows = stream["features"][start:stop]
     name = file["clips/name"][0].decode()

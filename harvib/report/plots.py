@@ -201,11 +201,11 @@ def pictures_plot(name: str, pictures: Mapping[str, np.ndarray]) -> str:
     """Pictures (H, W, 3) of one size, values from 0 to 1, side by side under their titles."""
     with rc_context(_SETTINGS):
         height, width = next(iter(pictures.values())).shape[:2]
-        side = 2.2
+        side = 2.6
         figure = Figure(figsize=(side * len(pictures), side * height / width + 0.3), layout="constrained")
         for place, (title, picture) in enumerate(pictures.items(), 1):
             axes = figure.add_subplot(1, len(pictures), place, title=title, xticks=(), yticks=())
-            axes.imshow(picture, interpolation="nearest", vmin=0, vmax=1)
+            axes.imshow(picture, interpolation="none")  # as it is: whoever shows it scales it
         return _svg(figure, name)
 
 
