@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from harfeat.cache import DEFAULT_STREAM, Cache, ClipFeatures
+from harfeat.cache import Cache, ClipFeatures
 from harvib.errors import InputError
 
 _FRAMES = 64
@@ -112,25 +112,26 @@ class SeenCache(Cache):
     def close(self) -> None:
         self._rows.clear()
 
-    def dim(self, stream: str = DEFAULT_STREAM) -> int:
+    def dim(self, stream: str | None = None) -> int:
         return self._dim
 
-    def dtype(self, stream: str = DEFAULT_STREAM) -> np.dtype[Any]:
+    def dtype(self, stream: str | None = None) -> np.dtype[Any]:
         return self._dtype
 
-    def lengths(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+    def lengths(self, stream: str | None = None) -> np.ndarray:
         return self._frames.lengths(stream)
 
-    def clip_hashes(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
+    def clip_hashes(self, stream: str | None = None) -> np.ndarray:
         """Those of the frames."""
         return self._frames.clip_hashes(stream)
 
-    def read(self, clip: int, stream: str = DEFAULT_STREAM) -> ClipFeatures:
+    def read(self, clip: int, stream: str | None = None) -> ClipFeatures:
+        stream = stream or self.main_stream
         start, stop = self._span(stream, clip)
         return ClipFeatures(self._rows[stream][start:stop], np.arange(stop - start))
 
-    def read_all(self, stream: str = DEFAULT_STREAM) -> np.ndarray:
-        return self._rows[stream]
+    def read_all(self, stream: str | None = None) -> np.ndarray:
+        return self._rows[stream or self.main_stream]
 
     def _span(self, stream: str, clip: int) -> tuple[int, int]:
         ends = np.cumsum(self.lengths(stream))
