@@ -1,16 +1,22 @@
-"""Figures of many runs: mean and confidence interval over seeds, and the Pareto front. Pure arithmetic."""
+"""Figures of many runs: mean and confidence interval over seeds, and the Pareto front. Pure arithmetic.
+
+A row is one run: `kind`, `swept` (the settings that tell it from others), `seed`, `error` where it failed, and its
+figures. A line is one setting: the same figures over its seeds, and whether it is on the front.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
+FIGURES = ("parameters", "validation", "test", "inputs", "units", "ms")
 
 Item = TypeVar("Item")
 
@@ -61,3 +67,42 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
             front[index] = True
             best = points[index]
     return front
+
+
+def figures_of(figures: Mapping[str, Any], ms: float | None) -> dict[str, Any]:
+    """The figures of a row, from those of a state in report.json and its median latency."""
+    return {
+        "parameters": figures["parameters"]["total"],
+        "inputs": figures["inputs"],
+        "units": figures["units"],
+        **figures["accuracy"],
+        "ms": ms,
+    }
+
+
+def settings_of(runs: Sequence[Mapping[str, Any]], figures: Sequence[str] = FIGURES) -> list[dict[str, Any]]:
+    """Figures over the seeds of each setting, and which settings are on the front, from the rows of the runs."""
+    lines = []
+    for group in grouped(((row["kind"], *row["swept"].items()), row) for row in runs).values():
+        done = [row for row in group if row["error"] is None]
+        line: dict[str, Any] = {"kind": group[0]["kind"], "swept": group[0]["swept"]}
+        line |= {"seeds": len(group), "finished": len(done), "front": False, "front_ms": False}
+        for figure in figures:
+            values = [row[figure] for row in done if row[figure] is not None]
+            whole = bool(values) and len(values) == len(done)
+            line[figure] = _told(spread(values)) if whole else None
+        lines.append(line)
+    for cost, mark in (("parameters", "front"), ("ms", "front_ms")):
+        entered = [line for line in lines if line["finished"] == line["seeds"] and line[cost] is not None]
+        ends = pareto([(line[cost]["mean"], line["validation"]["mean"]) for line in entered])
+        for line, is_on in zip(entered, ends, strict=True):
+            line[mark] = is_on
+    return lines
+
+
+def _told(found: Spread) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in dataclasses.asdict(found).items()
+    }

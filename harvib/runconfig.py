@@ -56,6 +56,7 @@ def config_of(
         "classes": list(cache.classes),
         "features": cache.path.name,
         "stream": stream,
+        "dataset": _dataset(cache),
         "recipe": cache.recipe,
         "fingerprint": cache.fingerprint,
         "split_hash": parts.split_hash,
@@ -68,3 +69,9 @@ def config_of(
 def versions() -> dict[str, str]:
     """What a run was made with."""
     return {"harvib": version("harfeat"), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def _dataset(cache: Cache) -> str | None:
+    """The data set that the cache says it was extracted from; None where it does not tell."""
+    told = cache.provenance.get("dataset")
+    return told.get("name") if isinstance(told, dict) else None

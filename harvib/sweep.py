@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from harvib import methods
 from harvib.bench import BenchSettings, bench_run, measured, medians, threads
 from harvib.devices import device_of
 from harvib.errors import InputError
-from harvib.frontier import CONFIDENCE, Spread, grouped, pareto, spread
+from harvib.frontier import CONFIDENCE, FIGURES, figures_of, settings_of
 from harvib.points import Point
 from harvib.rundir import RunFolder, write_json
 from harvib.source import opened, require_complete, source_of
@@ -37,7 +36,6 @@ SELECTION = (
     "The front is chosen by parameters and mean validation accuracy alone, among settings of which every seed "
     "finished; test accuracy has no part in it."
 )
-FIGURES = ("parameters", "validation", "test", "inputs", "units", "ms")
 _COLUMNS = ("kind", "run", "seed", *FIGURES, "error")
 
 
@@ -171,10 +169,10 @@ def _figures(sweep: Sweep, points: Sequence[Point], errors: Mapping[str, str]) -
         report, latency = RunFolder(folder).report(), measured(folder)
         times = {} if latency is None else medians(latency)
         state = "compact" if "compact" in report else "plain"
-        runs.append(row | _figures_of(report[state], times.get(state)))
+        runs.append(row | figures_of(report[state], times.get(state)))
         plain = point.plain()
         if state == "compact" and (plain.name not in plains or plains[plain.name]["ms"] is None):
-            plains[plain.name] = _row("plain", plain) | _figures_of(report["plain"], times.get("plain"))
+            plains[plain.name] = _row("plain", plain) | figures_of(report["plain"], times.get("plain"))
     runs = [*plains.values(), *runs]
     settings = settings_of(runs)
     return {
@@ -192,44 +190,6 @@ def _row(kind: str, point: Point) -> dict[str, Any]:
     nothing = dict.fromkeys(FIGURES)
     seed = point.settings.seed
     return {"kind": kind, "run": point.name, "swept": dict(point.swept), "seed": seed, **nothing, "error": None}
-
-
-def _figures_of(figures: Mapping[str, Any], ms: float | None) -> dict[str, Any]:
-    return {
-        "parameters": figures["parameters"]["total"],
-        "inputs": figures["inputs"],
-        "units": figures["units"],
-        **figures["accuracy"],
-        "ms": ms,
-    }
-
-
-def settings_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Figures over the seeds of each setting, and which settings are on the front, from the rows of the runs."""
-    lines = []
-    for group in grouped(((row["kind"], *row["swept"].items()), row) for row in runs).values():
-        done = [row for row in group if row["error"] is None]
-        line: dict[str, Any] = {"kind": group[0]["kind"], "swept": group[0]["swept"]}
-        line |= {"seeds": len(group), "finished": len(done), "front": False, "front_ms": False}
-        for figure in FIGURES:
-            values = [row[figure] for row in done if row[figure] is not None]
-            whole = bool(values) and len(values) == len(done)
-            line[figure] = _told(spread(values)) if whole else None
-        lines.append(line)
-    for cost, mark in (("parameters", "front"), ("ms", "front_ms")):
-        entered = [line for line in lines if line["finished"] == line["seeds"] and line[cost] is not None]
-        ends = pareto([(line[cost]["mean"], line["validation"]["mean"]) for line in entered])
-        for line, is_on in zip(entered, ends, strict=True):
-            line[mark] = is_on
-    return lines
-
-
-def _told(found: Spread) -> dict[str, Any]:
-    """JSON has no NaN."""
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in dataclasses.asdict(found).items()
-    }
 
 
 def _write_csv(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:

@@ -134,18 +134,12 @@ def _row(row: Published) -> Row:
     return Row(**fields, settings=_plain(dense) if row.method == "LSTM" else _vib(row, dense))
 
 
-def _rows(dataset: str) -> tuple[Row, ...]:
-    return tuple(_row(row) for row in published.TABLES[dataset])
-
-
-def _needed(dataset: str, sizes: dict[str, tuple[int, int]], slack: int = 0) -> Needed:
+def _table(dataset: str) -> Table:
     definition = REGISTRY[dataset]
     assert definition.clip_count is not None
-    return Needed(dataset, CLASSES[dataset], definition.clip_count, sizes, slack=slack)
+    sizes, slack = published.SPLITS[dataset], published.SLACK.get(dataset, 0)
+    needed = Needed(dataset, CLASSES[dataset], definition.clip_count, sizes, slack=slack)
+    return Table(needed, tuple(_row(row) for row in published.TABLES[dataset]))
 
 
-TABLES = {
-    "ucf11": Table(_needed("ucf11", {"random": (960, 640)}, slack=6), _rows("ucf11")),
-    "ucf101": Table(_needed("ucf101", {"1": (9537, 3783), "2": (9586, 3734), "3": (9624, 3696)}), _rows("ucf101")),
-    "hmdb51": Table(_needed("hmdb51", dict.fromkeys("123", (3570, 1530))), _rows("hmdb51")),
-}
+TABLES = {dataset: _table(dataset) for dataset in published.TABLES}

@@ -32,6 +32,7 @@ def made_up_cache(
     failures: Sequence[Failure] = (),
     change: Change | None = None,
     stream: str = "rgb",
+    provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a cache with `groups` groups a class; split `held` tests the last two groups of each class.
 
@@ -53,7 +54,9 @@ def made_up_cache(
         rows, features = change(rows, features)
     roles = [role_of[row.name] for row in rows]
     split = fixed_split(TEST_SPLIT, roles, [row.group for row in rows], "last two groups test")
-    head = CacheHead({"kind": recipe} if isinstance(recipe, str) else recipe, classes, rows, [split], failures)
+    head = CacheHead(
+        {"kind": recipe} if isinstance(recipe, str) else recipe, classes, rows, [split], failures, provenance or {}
+    )
     width = features[0].shape[1] if features else dim
     layout = StreamLayout([len(values) for values in features], width, np.dtype(dtype))
     clips = ({stream: ClipFeatures(values.astype(dtype), np.arange(len(values)))} for values in features)

@@ -36,12 +36,14 @@ QUICK: dict[str, Any] = {
 """Enough for the masks to drop something, in about a second."""
 
 
-def small_run(folder: Path, method: str = "vib") -> Path:
-    """A finished run folder in `folder`, made by `harvib.methods.train` on a small cache."""
-    cache = made_up_cache(folder / "cache.h5", classes=ODD_CLASSES, dim=DIM)
-    settings = TrainSettings(**{**QUICK, "method": method})
-    methods.train(cache, TEST_SPLIT, settings, folder / "run", device=torch.device("cpu"))
-    return folder / "run"
+def small_run(folder: Path, method: str = "vib", name: str = "run", **changes: Any) -> Path:
+    """A finished run in `folder`, made by `harvib.methods.train`; runs in one folder share a small cache."""
+    cache = folder / "cache.h5"
+    if not cache.is_file():
+        made_up_cache(cache, classes=ODD_CLASSES, dim=DIM)
+    settings = TrainSettings(**{**QUICK, "method": method, **changes})
+    methods.train(cache, TEST_SPLIT, settings, folder / name, device=torch.device("cpu"))
+    return folder / name
 
 
 def epochs_of(run_dir: Path) -> list[dict[str, str]]:

@@ -141,7 +141,7 @@ def test_a_run_that_was_stopped_and_looked_at_ends_as_one_that_was_not(
     assert found["parameters"] == report[state]["parameters"]
     assert state in bench_run(folder, BenchSettings(repeats=1))
     if (way, stage) == ("vib", "plain"):
-        assert "<html" in page(folder)
+        assert "<html" in page([folder])
     run(cache, folder, **fields)
     assert outcome(folder) == outcome(whole(way))
 
@@ -297,7 +297,7 @@ def test_ctrl_c_ends_the_epoch_with_a_report_and_130_and_the_command_goes_on(
     )
     shown = CliRunner().invoke(main, ["report", str(tmp_path / "run")])
     assert shown.exit_code == 0
-    assert "interrupted after epoch 4 of 10 of the vib stage" in shown.stdout
+    assert "Interrupted after epoch 4 of 10 of the vib stage" in shown.stderr
     result = CliRunner().invoke(main, arguments(cache, tmp_path / "run"))
     assert (result.exit_code, "interrupted" in result.stderr) == (0, False)
     assert outcome(tmp_path / "run") == outcome(whole("vib"))

@@ -245,7 +245,7 @@ def test_training_finds_the_pixels_that_tell_the_class(trained: Path) -> None:
     report = json.loads((trained / "run" / "report.json").read_text())
     assert json.loads(done.output)["accuracy"] == report["compact"]["accuracy"]["test"] > 0.9
     assert report["compaction"]["max_abs_difference"] < 1e-5
-    text = page(trained / "run")
+    text = page([trained / "run"])
     assert "Kept pixels" in text
     shown = re.search(r"([0-9]+) of 36 values kept: red ([0-9.]+)%, green ([0-9.]+)%, blue ([0-9.]+)%", text)
     assert shown is not None
@@ -290,8 +290,8 @@ def test_the_pictures_are_those_of_the_mask() -> None:
     masked.standardize_by(frame, torch.ones(36))
     found = kept_pixels(masked, RECIPE)
     assert found is not None
-    svg = pixels_plot("pixels", found)
-    assert svg == pixels_plot("pixels", found)
+    svg = pixels_plot("pixels", found, "told")
+    assert svg == pixels_plot("pixels", found, "told")
     assert len(re.findall(r'width="4" height="3" transform="matrix\(\d', svg)) == 3  # enlarged, not turned over
     kept, grey, mean = (
         np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))

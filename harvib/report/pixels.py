@@ -67,14 +67,14 @@ def kept_pixels(masked: SequenceClassifier, recipe: Mapping[str, Any]) -> KeptPi
     )
 
 
-def pixels_plot(name: str, found: KeptPixels) -> str:
+def pixels_plot(name: str, found: KeptPixels, alt: str) -> str:
     """The pictures side by side as one <svg>: kept channels in their colour, |mu| as grey, the mean frame."""
     strongest = max(float(found.strength.max()), 1e-30)
     grey = np.repeat(found.strength.mean(2, keepdims=True) / strongest, 3, axis=2)
     pictures = {"kept": found.kept.astype(np.float32), "|mu|": grey}
     if found.mean is not None:
         pictures["mean frame"] = found.mean.clip(0, 1)
-    return pictures_plot(name, pictures)
+    return pictures_plot(name, pictures, alt)
 
 
 def pixels_caption(found: KeptPixels) -> str:

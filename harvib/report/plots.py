@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
@@ -31,7 +32,7 @@ _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "harvib",
     "text.parse_math": False,
-    "font.size": 9,
+    "font.size": 9.5,
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _SOFT,
@@ -48,7 +49,7 @@ _SETTINGS: dict[Any, Any] = {
     "legend.handlelength": 1.8,
     "lines.linewidth": 1.5,
 }
-_WIDE, _SMALL = (4.4, 2.7), (3.4, 2.0)
+_WIDE, _SMALL = (3.9, 2.6), (3.4, 2.0)
 _FAR = 1e4
 """Where +inf of log alpha goes before it is clipped to the histogram's range."""
 
@@ -90,7 +91,7 @@ def curves_plot(name: str, curves: Curves, ylabel: str, percent: bool = False) -
         if len(curves.stages) > 1:
             for (stage, count), start in zip(curves.stages, starts, strict=False):
                 middle = start + 0.5 + count / 2
-                axes.text(middle, 1.02, stage, transform=axes.get_xaxis_transform(), ha="center", fontsize=8)
+                axes.text(middle, 1.02, stage, transform=axes.get_xaxis_transform(), ha="center", fontsize=8.5)
         axes.set(xlabel="epoch", ylabel=ylabel, xlim=(0.5, len(epochs) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if percent:
@@ -101,11 +102,11 @@ def curves_plot(name: str, curves: Curves, ylabel: str, percent: bool = False) -
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
-        figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8)
-        return _svg(figure, name)
+        figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8.5, columnspacing=1.2)
+        return _svg(figure, name, _told(curves, ylabel, percent))
 
 
-def log_alpha_plot(name: str, log_alpha: np.ndarray, limit: float = 15.0) -> str:
+def log_alpha_plot(name: str, log_alpha: np.ndarray, alt: str, limit: float = 15.0) -> str:
     """Histogram of a mask's log alpha, kept units apart from dropped ones, with the threshold at 0.
 
     Values beyond +-limit (a mean of zero has +inf) are counted in the outermost bars.
@@ -120,13 +121,13 @@ def log_alpha_plot(name: str, log_alpha: np.ndarray, limit: float = 15.0) -> str
             axes.stairs(np.histogram(values[chosen], bins)[0], bins, fill=True, color=colour)
         axes.axvline(0, color=_INK, linewidth=1, linestyle="--")
         low, high = min(values.min(), -1.0), max(values.max(), 1.0)
-        axes.set(xlabel="log alpha", ylabel="factors", xlim=(low - 0.5, high + 0.5))
+        axes.set(xlabel="log alpha, threshold at 0", ylabel="factors", xlim=(low - 0.5, high + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        return _svg(figure, name)
+        return _svg(figure, name, alt)
 
 
-def confusion_plot(name: str, confusion: np.ndarray, counts_up_to: int = 20) -> str:
+def confusion_plot(name: str, confusion: np.ndarray, alt: str, counts_up_to: int = 20) -> str:
     """(C, C) counts, rows true and columns predicted, shaded by the share of the row.
 
     Classes go by their number from 1; the counts are written into the cells of up to `counts_up_to` classes.
@@ -143,7 +144,7 @@ def confusion_plot(name: str, confusion: np.ndarray, counts_up_to: int = 20) -> 
         classes = len(confusion)
         if classes <= counts_up_to:
             for row, column in filled:
-                axes.text(column + 1, row + 1, str(confusion[row, column]), ha="center", va="center", fontsize=8)
+                axes.text(column + 1, row + 1, str(confusion[row, column]), ha="center", va="center")
         axes.set(
             xlim=(0.5, classes + 0.5), ylim=(classes + 0.5, 0.5), xlabel="predicted class", ylabel="true class"
         )
@@ -151,7 +152,7 @@ def confusion_plot(name: str, confusion: np.ndarray, counts_up_to: int = 20) -> 
             axes.set(xticks=range(1, classes + 1), yticks=range(1, classes + 1))
         axes.set_aspect("equal")
         axes.spines[:].set_visible(True)
-        return _svg(figure, name)
+        return _svg(figure, name, alt)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +172,7 @@ def frontier_plot(
     """Accuracies from 0 to 1 against a cost on a logarithmic axis; a line joins the points of the front."""
     with rc_context(_SETTINGS):
         figure, axes = _figure(_WIDE)
-        if front:
+        if len(front) > 1:
             axes.plot(*zip(*sorted(front), strict=True), color=_SOFT, linewidth=1, label="front")
         for (label, dots), colour, marker in zip(series.items(), _SERIES, "os^D", strict=False):
             axes.errorbar(
@@ -193,11 +194,16 @@ def frontier_plot(
         # An interval may reach beyond what an accuracy can be.
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -0.02), min(high, 1.02))
-        figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8)
-        return _svg(figure, name)
+        figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8.5, columnspacing=1.2)
+        told = (
+            f"{label} at {xlabel} {_number(x)}: {y:.1%}"
+            for label, dots in series.items()
+            for x, y in zip(dots.x.tolist(), dots.y.tolist(), strict=True)
+        )
+        return _svg(figure, name, f"{ylabel} against {xlabel}. {'; '.join(told)}.")
 
 
-def pictures_plot(name: str, pictures: Mapping[str, np.ndarray]) -> str:
+def pictures_plot(name: str, pictures: Mapping[str, np.ndarray], alt: str) -> str:
     """Pictures (H, W, 3) of one size, values from 0 to 1, side by side under their titles."""
     with rc_context(_SETTINGS):
         height, width = next(iter(pictures.values())).shape[:2]
@@ -206,7 +212,7 @@ def pictures_plot(name: str, pictures: Mapping[str, np.ndarray]) -> str:
         for place, (title, picture) in enumerate(pictures.items(), 1):
             axes = figure.add_subplot(1, len(pictures), place, title=title, xticks=(), yticks=())
             axes.imshow(picture, interpolation="none")  # as it is: whoever shows it scales it
-        return _svg(figure, name)
+        return _svg(figure, name, alt)
 
 
 def _figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -220,8 +226,26 @@ def _spans_a_decade(curves: Curves) -> bool:
     return len(positive) > 0 and positive.max() >= 10 * positive.min()
 
 
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an element whose ids start with `name`, so that plots on one page do not share any."""
+def _told(curves: Curves, ylabel: str, percent: bool) -> str:
+    """What curves show, in words: where each begins and ends."""
+    stages = ", ".join(f"{stage} {count}" for stage, count in curves.stages)
+    ends = []
+    for label, values in curves.series.items():
+        known = values[np.isfinite(values)].tolist()
+        shown = [f"{value:.1%}" if percent else _number(value) for value in (known[0], known[-1])]
+        ends.append(f"{label} from {shown[0]} to {shown[1]}")
+    return f"{ylabel} by epoch ({stages} epochs): {'; '.join(ends)}."
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _svg(figure: Figure, name: str, alt: str) -> str:
+    """The figure as an element whose ids start with `name`, so that plots on one page do not share any.
+
+    `alt` is what it shows, for those who do not see it.
+    """
     stream = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
@@ -232,6 +256,7 @@ def _svg(figure: Figure, name: str) -> str:
     text = text.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     for mark in ('id="', "url(#", 'href="#'):
         text = text.replace(mark, f"{mark}{name}-")
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return text
