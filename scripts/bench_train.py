@@ -223,7 +223,7 @@ def main(sizes: str, precisions: str, rounds: int, seed: int, device: str, quick
     try:
         place = device_of(device)
     except InputError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.UsageError(str(error)) from error
     found: dict[str, Any] = {}
     click.echo(f"{'':28}{'ms a step':^30}{'vib takes':>12}{'loop takes':>12}")
     click.echo(f"{'D x H x T x B':<18}{'precision':<10}{'vib':>10}{'torch':>10}{'loop':>10}", nl=False)

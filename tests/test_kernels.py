@@ -216,19 +216,24 @@ def test_inputs_of_another_dtype_than_the_weights_are_refused() -> None:
         case.states()
 
 
-class Dtypes(TorchDispatchMode):
-    """Notes of which dtype the operands of every operation are."""
+class Watch(TorchDispatchMode):
+    """Notes of which dtype the operands of every operation are, and how many numbers are allocated unset."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: dict[str, set[torch.dtype]] = {}
+        self.allocated = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         dtypes = {arg.dtype for arg in args if isinstance(arg, Tensor)}
-        self.seen.setdefault(func.overloadpacket.__name__.rstrip("_"), set()).update(dtypes)
-        return func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.rstrip("_")
+        self.seen.setdefault(name, set()).update(dtypes)
+        result = func(*args, **(kwargs or {}))
+        if name in ("new_empty", "empty", "empty_like"):
+            self.allocated += result.numel()
+        return result
 
 
 @every_cell
@@ -242,15 +247,15 @@ def test_under_autocast_products_are_bfloat16_and_states_stay_float32(cell: str)
         return [states, *torch.autograd.grad(states.square().mean(), [x, *module.parameters()], allow_unused=True)]
 
     exact = gradients()
-    with torch.autocast("cpu", torch.bfloat16), Dtypes() as dtypes:
+    with torch.autocast("cpu", torch.bfloat16), Watch() as watch:
         states = module(x)
         module.zero_grad()
         # Also where the backward pass runs inside the region.
         states.square().mean().backward()
-    assert dtypes.seen["mm"] == {torch.bfloat16}
-    assert dtypes.seen["mul"] == {torch.float32}
-    assert dtypes.seen["relu" if cell == "rnn-relu" else "tanh"] == {torch.float32}
-    assert not {"addmm", "linear", "bmm"} & dtypes.seen.keys()
+    assert watch.seen["mm"] == {torch.bfloat16}
+    assert watch.seen["mul"] == {torch.float32}
+    assert watch.seen["relu" if cell == "rnn-relu" else "tanh"] == {torch.float32}
+    assert not {"addmm", "linear", "bmm"} & watch.seen.keys()
     assert x.grad is not None
     found = [states, x.grad, *(weight.grad for weight in module.parameters())]
     for ours, theirs in zip(found, exact, strict=True):
@@ -261,6 +266,34 @@ def test_under_autocast_products_are_bfloat16_and_states_stay_float32(cell: str)
         assert ours.dtype == torch.float32
         difference = (ours - theirs).norm() / theirs.norm()
         assert 0 < difference < 0.02
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_without_gradients_no_step_is_remembered(cell: str) -> None:
+    batch, steps, hidden = 2, 50, 3
+    case = case_of(cell, batch, steps, 2, hidden, 41)
+    allocated = []
+    for wanted in (True, False):
+        for leaf in case.leaves():
+            leaf.requires_grad_()
+        with torch.set_grad_enabled(wanted), Watch() as watch:
+            case.states()
+        allocated.append(watch.allocated)
+    states = batch * steps * hidden
+    assert allocated[0] >= 2 * states
+    assert allocated[1] < 1.5 * states, "the states, and buffers of one step"
+
+
+@every_cell
+def test_a_backward_pass_inside_autocast_keeps_the_precision_of_the_forward_pass(cell: str) -> None:
+    torch.manual_seed(43)
+    module = CELLS[cell](6, 5).masked().eval()
+    x = torch.randn(3, 4, 6, requires_grad=True)
+    (expected,) = torch.autograd.grad(module(x).square().sum(), x)
+    loss = module(x).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        (grad,) = torch.autograd.grad(loss, x)
+    assert torch.equal(grad, expected)
 
 
 @every_cell

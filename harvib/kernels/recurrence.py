@@ -53,7 +53,8 @@ class Gradients:
     """What a kernel's backward loop finds.
 
     `recurrent` (T, B, G*H): of W_hh h + b_hh at each step. `last` (T, B, H): of the last gate's part of
-    W_ih v + b_ih, where that differs. `factors`: (B, H) each, None where not asked for.
+    W_ih v + b_ih, where that differs. `factors`: (B, H) each, which autograd sums for
+    one that all clips share; None where not asked for.
     """
 
     recurrent: Tensor
@@ -170,11 +171,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         bias_ih = rows.sum(0) if need_bias_ih else None
     grad_ih = operand.t() @ inputs if need_ih else None
     grad_x = (operand @ weight_ih).unflatten(0, (steps, batch)).transpose(0, 1) if need_x else None
-    grad_factors = (
-        None if value is None else value.sum_to_size(factor.shape)
-        for value, factor in zip(found.factors, factors, strict=True)
-    )
-    return (None, None, grad_x, _as(grad_ih, states), _as(grad_hh, states), bias_ih, bias_hh, *grad_factors)
+    return (None, None, grad_x, _as(grad_ih, states), _as(grad_hh, states), bias_ih, bias_hh, *found.factors)
 
 
 def _as(value: Tensor | None, like: Tensor) -> Tensor | None:
