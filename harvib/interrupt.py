@@ -63,7 +63,8 @@ class Stopped(Exception):  # noqa: N818 - no error: the user wanted it
     """A stage ended early because the user asked, after `epoch` epochs of `of`.
 
     `model` is what there is, its best epoch where the stage selects; `settings` are those it was trained with, and
-    `masked` is what a compact model came from.
+    `masked` is what a compact model came from. A search that had found a model already puts it, with its masked
+    one, into `masked` and `model`, and tells it in `found`.
     """
 
     def __init__(
@@ -72,11 +73,12 @@ class Stopped(Exception):  # noqa: N818 - no error: the user wanted it
         super().__init__(f"{stage} {epoch}")
         self.stage, self.epoch, self.of, self.model, self.settings = stage, epoch, of, model, settings
         self.masked: SequenceClassifier | None = None
+        self.found: dict[str, Any] = {}
 
     @property
     def told(self) -> dict[str, Any]:
         """As in report.json: the stage, its epochs that were run, and those that it has."""
-        return {"stage": self.stage, "epoch": self.epoch, "of": self.of}
+        return {"stage": self.stage, "epoch": self.epoch, "of": self.of} | self.found
 
 
 def interruption(report: Mapping[str, Any]) -> str | None:

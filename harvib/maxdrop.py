@@ -8,7 +8,9 @@ from typing import Any
 
 from harvib.budget import smallest_within
 from harvib.errors import InputError
+from harvib.interrupt import Stopped
 from harvib.rundir import RunFolder, write_json
+from harvib.weights import load_model
 
 
 def within_drop(
@@ -26,6 +28,7 @@ def within_drop(
     """
     search = folder.path / "search"
     tried: list[dict[str, Any]] = []
+    held: list[int] = []
 
     def passes(target: int) -> bool:
         theirs = RunFolder(search / str(target))
@@ -34,9 +37,18 @@ def within_drop(
         validation = report["compact"]["accuracy"]["validation"]
         tried.append({**report["budget"], "validation": validation})
         # Accuracies are shares of few clips: rounding must not fail one that is exactly at the floor.
-        return bool(validation >= floor - 1e-9)
+        if validation >= floor - 1e-9:
+            held.append(target)
+        return target in held
 
-    best = smallest_within(passes, *sizes)
+    try:
+        best = smallest_within(passes, *sizes)
+    except Stopped as stopped:
+        if held:
+            least = RunFolder(search / str(min(held)))
+            stopped.found = {"found": least.report()["budget"]}
+            stopped.masked, stopped.model = (load_model(path)[0] for path in (least.masked, least.model))
+        raise
     if best is None:
         raise InputError(
             f"--max-drop {max_drop:g}: no smaller model keeps {floor:.1%} of validation accuracy; allow a larger "

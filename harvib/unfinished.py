@@ -73,7 +73,7 @@ def unfinished(stages: Stages, config: Mapping[str, Any], stopped: Stopped) -> d
 def _pruned(parts: Parts, device: torch.device, stopped: Stopped) -> tuple[SequenceClassifier, SequenceClassifier]:
     """The masked and the compact model."""
     if stopped.masked is not None:
-        return stopped.masked, stopped.model.eval()
+        return stopped.masked.to(device), stopped.model.to(device).eval()
     settings, masked = stopped.settings, stopped.model.eval()
     lasso, target = lasso_of(settings), target_of(settings, masked.spec)
     if lasso is not None and (stopped.stage == "lasso" or settings.lasso_time == "with-vib"):

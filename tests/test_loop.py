@@ -141,7 +141,7 @@ def test_a_run_that_was_stopped_and_looked_at_ends_as_one_that_was_not(
     assert found["parameters"] == report[state]["parameters"]
     assert state in bench_run(folder, BenchSettings(repeats=1))
     if (way, stage) == ("vib", "plain"):
-        assert "<html" in page([folder])
+        assert f"Interrupted after epoch {epoch} of 10 of the" in page([folder])
     run(cache, folder, **fields)
     assert outcome(folder) == outcome(whole(way))
 
@@ -244,6 +244,32 @@ def test_a_fused_run_stopped_in_its_last_stream_is_fused_as_it_is_and_goes_on(tm
     assert outcome(folder) == outcome(tmp_path / "whole")
     for name in ("rgb", "flow"):
         assert outcome(folder / name) == outcome(tmp_path / "whole" / name)
+
+
+def test_an_interrupted_search_keeps_the_smallest_model_that_it_has_found(
+    cache: Path, tmp_path: Path, whole: Callable[[str], Path]
+) -> None:
+    stop, seen = Stop(), 0
+
+    def second_target() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 2:
+            stop.ask()
+
+    with pytest.MonkeyPatch.context() as patch:
+        at(patch, "vib", 3, second_target)
+        report = run(cache, tmp_path / "run", stop, **WAYS["drop"])
+    first = RunFolder(tmp_path / "run" / "search" / str(report["interrupted"]["found"]["target"])).report()
+    assert report["interrupted"]["stage"] == "vib"
+    assert report["compact"] == first["compact"]
+    assert report["masked"] == first["masked"]
+    assert (
+        evaluate_run(tmp_path / "run", cache, TEST_SPLIT, "test", CPU)["parameters"]
+        == (first["compact"]["parameters"])
+    )
+    run(cache, tmp_path / "run", **WAYS["drop"])
+    assert outcome(tmp_path / "run") == outcome(whole("drop"))
 
 
 def test_a_sweep_goes_on_with_runs_that_were_interrupted(cache: Path, tmp_path: Path) -> None:
