@@ -16,7 +16,7 @@ from small_runs import ODD_CLASSES, small_run
 from harvib.frontier import figures_of, settings_of
 from harvib.report.page import write_page
 from harvib.report.sweep_page import sweep_page
-from harvib.rundir import RunFolder
+from harvib.rundir import RunFolder, read_json, write_json
 
 PHONE, DESK = 390, 1440
 SMALLEST = 9.0
@@ -55,6 +55,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     unfinished = shutil.copytree(run, folder / "unfinished")
     (unfinished / "report.json").unlink()
     write_page([run], folder / "one.html")
+    # The twelve features of the small cache, taken for frames of 2 x 2 pixels.
+    pixels = shutil.copytree(run, folder / "pixels")
+    config = read_json(pixels / "config.json") | {"recipe": {"model": "pixels", "size": [2, 2]}}
+    write_json(pixels / "config.json", config)
+    write_page([pixels], folder / "pixels.html")
     write_page([run, deep, mean, unfinished], folder / "several.html", "ucf101")
     report = RunFolder(run).report()
     rows = [
@@ -67,7 +72,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     sweep = {"features": "c.h5", "split": "x", "confidence": 0.95, "selection": "The front.", "failed": 1}
     text = sweep_page(LONG, {**sweep, "runs": [*rows, failed], "settings": settings_of([*rows, failed])})
     (folder / "sweep.html").write_text(text, encoding="utf-8")
-    return {name: folder / f"{name}.html" for name in ("one", "several", "sweep")}
+    return {name: folder / f"{name}.html" for name in ("one", "several", "sweep", "pixels")}
 
 
 def opened(browser: Browser, page: Path, width: int) -> Visit:
@@ -116,8 +121,21 @@ def test_plots_are_drawn_with_labels_that_can_be_read(
         parseFloat(getComputedStyle(text).fontSize) * text.ownerSVGElement.getScreenCTM().a)""")
     assert len(sizes) > 10
     assert min(sizes) >= SMALLEST
-    pictures = visit.evaluate("[...document.images].map(image => [image.complete, image.naturalWidth, image.alt])")
-    assert all(complete and natural > 0 and alt for complete, natural, alt in pictures)
+
+
+def test_pictures_of_kept_pixels_are_decoded(browser: Browser, pages: dict[str, Path]) -> None:
+    visit = opened(browser, pages["pixels"], PHONE)
+    widths = visit.evaluate("""Promise.all([...document.querySelectorAll('svg image')].map(async part => {
+        const image = new Image()
+        image.src = part.getAttribute('href')
+        await image.decode()
+        return [image.naturalWidth, part.getBoundingClientRect().width]
+    }))""")
+    # What is kept, how strongly, and the mean frame.
+    assert len(widths) == 3
+    assert all(stored == 2 and shown > 50 for stored, shown in widths)
+    assert visit.console == []
+    assert visit.evaluate("document.documentElement.scrollWidth") <= PHONE
 
 
 def test_sections_fold_and_links_lead_to_them(browser: Browser, pages: dict[str, Path]) -> None:

@@ -46,7 +46,9 @@ _SETTINGS: dict[Any, Any] = {
     "xtick.major.size": 3,
     "ytick.major.size": 3,
     "legend.frameon": False,
-    "legend.handlelength": 1.8,
+    "legend.handlelength": 1.5,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 0.9,
     "lines.linewidth": 1.5,
 }
 _WIDE, _SMALL = (3.9, 2.6), (3.4, 2.0)
@@ -102,7 +104,7 @@ def curves_plot(name: str, curves: Curves, ylabel: str, percent: bool = False) -
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
-        figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8.5, columnspacing=1.2)
+        figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8)
         return _svg(figure, name, _told(curves, ylabel, percent))
 
 
@@ -194,7 +196,7 @@ def frontier_plot(
         # An interval may reach beyond what an accuracy can be.
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -0.02), min(high, 1.02))
-        figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8.5, columnspacing=1.2)
+        figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8)
         told = (
             f"{label} at {xlabel} {_number(x)}: {y:.1%}"
             for label, dots in series.items()
