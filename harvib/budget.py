@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from harvib.cells import CELLS, MaskedCell, Shape
-from harvib.cells.stack import Layer
+from harvib.cells.stack import Layer, kinds, width_read
 from harvib.errors import InputError
 from harvib.masks import VIBMask
 from harvib.models import ModelSpec, SequenceClassifier
@@ -39,14 +39,15 @@ _SMALLEST_MU = 1e-3
 
 def parameters_of(spec: ModelSpec, inputs: int, shape: Shape, reads: tuple[int, ...], factors: bool) -> int:
     """Exact parameters of the compact model of this size; `reads` as in ModelSpec, `factors` as in `size`."""
-    kind = CELLS[spec.cell]
     cells = (
         kind.size(below, width, factors)
-        for below, widths in zip((inputs, *reads), shape, strict=True)
+        for kind, below, widths in zip(
+            kinds(CELLS[spec.cell], shape, spec.projected), (inputs, *reads), shape, strict=True
+        )
         for width in widths
         if width
     )
-    return sum(cells) + (sum(shape[-1]) + 1) * spec.classes
+    return sum(cells) + (width_read(shape, spec.projected) + 1) * spec.classes
 
 
 class Ranking:

@@ -103,6 +103,8 @@ def read_foreign(path: Path, readout: str | None = None, nonlinearity: str | Non
             raise InputError(f"{path}: {name} is {value.dtype}; only floating-point weights can be pruned")
         if not torch.isfinite(value.float()).all():
             raise InputError(f"{path}: {name} holds NaN or infinity")
+    if told is not None and told.projected is not None:
+        raise InputError(f"{path}: a model with a projection; start from its run by `harvib train --init`")
     recurrent, rest = _divided(path, weights)
     cell = _cell(path, recurrent, nonlinearity)
     module = _module(path, recurrent, cell)

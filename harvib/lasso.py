@@ -178,14 +178,19 @@ def _sums(model: SequenceClassifier, value: Value) -> Groups:
     factors: Tensor = model.input_mask.mu
     inputs: Tensor | None = None
     units: list[list[Tensor]] = []
+    first = factors
     for number, cells in enumerate(_cells(model)):
         read: list[Tensor] = []
         own: list[Tensor] = []
         for cell in cells:
             weight_ih, weight_hh = _weights(cell)
             output, size = _output(cell), cell.hidden_size
-            of_ih, of_hh = value(weight_ih, factors), value(weight_hh, output)
+            of_ih = value(weight_ih, factors)
             read.append(of_ih.sum(0))
+            if weight_hh is None:
+                own.append(of_ih.sum(1))
+                continue
+            of_hh = value(weight_hh, output)
             rows = (of_ih.sum(1) + of_hh.sum(1)).view(-1, size).sum(0)
             twice = of_hh.view(-1, size, size).diagonal(dim1=1, dim2=2).sum(0)
             own.append(rows + of_hh.sum(0) - twice)
@@ -196,13 +201,20 @@ def _sums(model: SequenceClassifier, value: Value) -> Groups:
             _add_readers(units[-1], readers)
         units.append(own)
         factors = torch.cat([_output(cell) for cell in cells])
+        first = factors if number == 0 else first
         if number < len(model.recurrent.between):
             mask = model.recurrent.between[number]
             assert isinstance(mask, VIBMask)
             factors = factors * mask.mu
+    if model.spec.projected:
+        factors = torch.cat([first, factors])
     readers = value(model.head.weight, factors).sum(0)
     if inputs is None:
         return Groups(readers, units)
+    if model.spec.projected:
+        of_rows = len(units[0][0])
+        _add_readers(units[0], readers[:of_rows])
+        readers = readers[of_rows:]
     _add_readers(units[-1], readers)
     return Groups(inputs, units)
 
@@ -216,12 +228,16 @@ def _scale(model: SequenceClassifier, shares: Groups) -> None:
             weight_ih, weight_hh = _weights(cell)
             rows = own.repeat(len(weight_ih) // cell.hidden_size)[:, None]
             weight_ih.mul_(rows * columns)
+            if weight_hh is None:
+                continue
             # What a unit reads of itself is in its group once.
             both = rows * own
             itself = torch.eye(cell.hidden_size, dtype=torch.bool, device=own.device)
             itself = itself.repeat(len(rows) // cell.hidden_size, 1)
             weight_hh.mul_(torch.where(itself, rows.expand_as(both), both))
         columns = torch.cat(layer)
+    if model.spec.projected:
+        columns = torch.cat([*shares.units[0], columns])
     model.head.weight.mul_(columns)
 
 
@@ -241,10 +257,10 @@ def _cells(model: SequenceClassifier) -> list[list[MaskedCell]]:
     return found
 
 
-def _weights(cell: MaskedCell) -> tuple[Tensor, Tensor]:
-    weight_ih, weight_hh = cell.weight_ih, cell.weight_hh
+def _weights(cell: MaskedCell) -> tuple[Tensor, Tensor | None]:
+    """W_ih, and W_hh where the cell has one."""
+    weight_ih, weight_hh = cell.weight_ih, getattr(cell, "weight_hh", None)
     assert isinstance(weight_ih, Tensor)
-    assert isinstance(weight_hh, Tensor)
     return weight_ih, weight_hh
 
 

@@ -26,6 +26,7 @@ class ModelSpec:
 
     `features` D are what a clip has, `inputs` K of them are read; `shape` holds the hidden units by layer and
     direction; `reads`, of a compact model, how many states of the layer below each further layer reads.
+    `projected`: the first of the layers is a linear projection, which the head reads too.
     """
 
     cell: str
@@ -37,6 +38,7 @@ class ModelSpec:
     readout: str = "mean"
     dropout: float = 0.0
     reads: tuple[int, ...] = ()
+    projected: bool = False
 
     def __post_init__(self) -> None:
         known = self.cell in CELLS and self.state in get_args(State) and self.readout in READOUTS
@@ -47,6 +49,8 @@ class ModelSpec:
         if not all(0 < len(layer) < 3 for layer in self.shape) or not all(width >= 0 for width in widths):
             raise ValueError(f"no such model: {self}")
         if self.state != "compact" and 0 in widths:
+            raise ValueError(f"no such model: {self}")
+        if self.projected and (len(self.shape) < 2 or len(self.shape[0]) != 1 or self.cell == "mean"):
             raise ValueError(f"no such model: {self}")
         below = zip(self.reads, self.shape, strict=False)
         if len(self.reads) != (len(self.shape) - 1 if self.state == "compact" else 0) or any(
@@ -157,8 +161,8 @@ class SequenceClassifier(nn.Module):
 def _stack(spec: ModelSpec) -> Stack:
     kind = CELLS[spec.cell]
     if spec.state == "compact":
-        return Stack.compact(kind, spec.inputs, spec.shape, spec.reads)
-    plain = Stack.plain(kind, spec.inputs, spec.shape)
+        return Stack.compact(kind, spec.inputs, spec.shape, spec.reads, spec.projected)
+    plain = Stack.plain(kind, spec.inputs, spec.shape, spec.projected)
     return plain.masked() if spec.state == "masked" else plain
 
 

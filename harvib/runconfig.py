@@ -33,10 +33,12 @@ def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> Model
         state="plain",
         features=features,
         inputs=min(settings.select_inputs or features, features),
-        shape=shape_of(settings.hidden, settings.layers, settings.bidirectional),
+        shape=(((settings.project,),) if settings.project else ())
+        + shape_of(settings.hidden, settings.layers, settings.bidirectional),
         classes=len(card.classes),
         readout=settings.readout,
         dropout=settings.dropout,
+        projected=settings.project > 0,
     )
 
 

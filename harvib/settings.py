@@ -66,6 +66,9 @@ class TrainSettings:
     hidden: int = _option(256, "hidden units of the plain model, in each layer and direction", low=1)
     layers: int = _option(1, "layers of cells", low=1, high=16)
     bidirectional: bool = _option(False, "cells in both directions in each layer")
+    project: int = _option(
+        0, "units of a linear projection before the cells, which the head reads beside them; 0: none", low=0
+    )
     readout: str = _option("mean", "what of the states the head reads", choices=tuple(READOUTS))
     views: bool = _option(True, "train on the cache's views, one drawn a clip and epoch, where it has some")
     standardize: bool = _option(False, "standardise features by the train part (folds away when compacted)")
@@ -130,6 +133,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.model == "mean" and (self.layers > 1 or self.bidirectional):
             raise InputError("--model mean has no layers and no direction: leave out --layers and --bidirectional")
+        if self.model == "mean" and self.project:
+            raise InputError("--project: --model mean is linear as it is; leave --project out")
         _check_limits(self)
         self._check_lasso()
         self._check_budget()

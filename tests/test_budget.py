@@ -70,6 +70,7 @@ def sizes_of(model: SequenceClassifier, factors: bool) -> int:
     cell=st.sampled_from(["lstm", "gru", "rnn", "mean"]),
     layers=st.integers(1, 3),
     bidirectional=st.booleans(),
+    project=st.sampled_from([0, 7]),
     factors=st.booleans(),
     share=st.floats(0, 0.999),
     spread=st.sampled_from([0.1, 3.0]),
@@ -77,11 +78,18 @@ def sizes_of(model: SequenceClassifier, factors: bool) -> int:
 )
 @settings(max_examples=60, deadline=None)
 def test_a_landing_stays_within_its_target_and_counts_exactly(
-    cell: str, layers: int, bidirectional: bool, factors: bool, share: float, spread: float, seed: int
+    cell: str,
+    layers: int,
+    bidirectional: bool,
+    project: int,
+    factors: bool,
+    share: float,
+    spread: float,
+    seed: int,
 ) -> None:
     if cell == "mean":
-        layers, bidirectional = 1, False
-    model = masked_model(cell, 30, 30, 9, seed=seed, layers=layers, bidirectional=bidirectional)
+        layers, bidirectional, project = 1, False, 0
+    model = masked_model(cell, 30, 30, 9, seed=seed, layers=layers, bidirectional=bidirectional, project=project)
     scattered(model, spread, seed)
     factors = factors and cell in ("lstm", "gru")
     least, most = smallest(model.spec, factors), plain_size(model.spec)

@@ -43,11 +43,15 @@ def masked_model(
     seed: int = 0,
     layers: int = 1,
     bidirectional: bool = False,
+    project: int = 0,
 ) -> SequenceClassifier:
     """A masked model with random weights, selection and standardisation; its masks keep everything."""
     torch.manual_seed(seed)
     shape = shape_of(inputs if cell == "mean" else hidden, layers, bidirectional)
-    model = masked_from(SequenceClassifier(ModelSpec(cell, "plain", features, inputs, shape, 4, readout, 0.2)))
+    if project:
+        shape = ((project,), *shape)
+    spec = ModelSpec(cell, "plain", features, inputs, shape, 4, readout, 0.2, projected=project > 0)
+    model = masked_from(SequenceClassifier(spec))
     model.selection.copy_(torch.randperm(features)[:inputs].sort().values)
     if standardize:
         std = torch.rand(inputs) + 0.3
@@ -103,6 +107,7 @@ def cases(draw: st.DrawFn) -> tuple[SequenceClassifier, list[int], Keeps]:
         draw(st.integers(0, 2**31)),
         1 if cell == "mean" else draw(st.sampled_from([1, 1, 2, 3])),
         cell != "mean" and draw(st.booleans()),
+        0 if cell == "mean" else draw(st.sampled_from([0, 0, 1, 4])),
     )
     # Mostly kept: with many masks in a row little would be left of an even draw.
     kept = st.sampled_from([True, True, True, False])
@@ -123,6 +128,11 @@ def cases(draw: st.DrawFn) -> tuple[SequenceClassifier, list[int], Keeps]:
     return model, draw(st.lists(st.integers(1, 7), min_size=1, max_size=4)), keeps
 
 
+def deciding_of(model: SequenceClassifier, layer: int) -> str:
+    """The masks that decide in a layer, counted from 1."""
+    return "p" if model.spec.projected and layer == 1 else DECIDING[model.spec.cell]
+
+
 def expected_shape(model: SequenceClassifier, keeps: Keeps) -> tuple[tuple[int, ...], ...]:
     """Units that stay, by layer and direction, from what the masks keep alone."""
     cell, shape = model.spec.cell, model.spec.shape
@@ -132,7 +142,10 @@ def expected_shape(model: SequenceClassifier, keeps: Keeps) -> tuple[tuple[int, 
     return tuple(
         tuple(
             sum(
-                all(keeps[name if single else f"{layer}{direction}.{name}"][unit] for name in DECIDING[cell])
+                all(
+                    keeps[name if single else f"{layer}{direction}.{name}"][unit]
+                    for name in deciding_of(model, layer)
+                )
                 for unit in range(width)
             )
             for direction, width in zip("fb", widths, strict=False)
@@ -143,9 +156,9 @@ def expected_shape(model: SequenceClassifier, keeps: Keeps) -> tuple[tuple[int, 
 
 def alive_between(model: SequenceClassifier, keeps: Keeps, layer: int) -> int:
     """How many states of the layer before are alive and read by `layer`, counted from 1."""
-    cell, widths = model.spec.cell, model.spec.shape[layer - 2]
+    widths = model.spec.shape[layer - 2]
     alive = [
-        all(keeps[f"{layer - 1}{direction}.{name}"][unit] for name in DECIDING[cell])
+        all(keeps[f"{layer - 1}{direction}.{name}"][unit] for name in deciding_of(model, layer - 1))
         for direction, width in zip("fb", widths, strict=False)
         for unit in range(width)
     ]
@@ -168,12 +181,14 @@ def test_compact_logits_equal_masked_logits(case: tuple[SequenceClassifier, list
     assert difference(model, small, lengths) <= 1e-5
     assert (small.spec.inputs, small.spec.shape, small.spec.reads) == (len(inputs), shape, tuple(reads[1:]))
     assert small.selection.tolist() == model.selection[inputs].tolist()
-    units = sum(shape[-1])
+    units = sum(shape[-1]) + (sum(shape[0]) if model.spec.projected else 0)
     assert small.parameter_counts()["head"] == 4 * units + 4
     gates = GATES.get(model.spec.cell, 0)
     expected = sum(
-        gates * width * (read + width) + 2 * gates * width
-        for read, widths in zip(reads, shape, strict=True)
+        width * (read + 1)
+        if model.spec.projected and not number
+        else gates * width * (read + width) + 2 * gates * width
+        for number, (read, widths) in enumerate(zip(reads, shape, strict=True))
         for width in widths
     )
     factors = small.parameter_counts()["recurrent"] - expected

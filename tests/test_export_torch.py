@@ -80,13 +80,16 @@ def assert_equal(model: SequenceClassifier, other: Any) -> None:
     readout=st.sampled_from(["mean", "last"]),
     layers=st.integers(1, 3),
     both=st.booleans(),
+    project=st.sampled_from([0, 4]),
     drop=st.sampled_from([0.0, 0.5]),
     seed=st.integers(0, 10_000),
 )
 def test_the_torch_module_gives_the_compact_models_logits(
-    cell: str, readout: str, layers: int, both: bool, drop: float, seed: int
+    cell: str, readout: str, layers: int, both: bool, project: int, drop: float, seed: int
 ) -> None:
     options: dict[str, Any] = {} if cell == "mean" else {"layers": layers, "bidirectional": both}
+    if cell != "mean":
+        options["project"] = project
     small = small_model(cell, seed, drop, readout=readout, **options).double()
     module = to_torch(small)
     assert_equal(small, module)

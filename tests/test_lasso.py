@@ -52,7 +52,15 @@ Place = tuple[torch.Tensor, int, int, float]
 def naive_groups(model: SequenceClassifier) -> tuple[list[list[Place]], list[list[Place]]]:
     """The weights of each input, and of each unit (layer after layer, forward first), found one by one."""
     assert model.input_mask is not None
-    kind, cells = model.spec.cell, cells_of(model)
+    kind, cells, projected = model.spec.cell, cells_of(model), model.spec.projected
+
+    def gates_of(layer: int) -> int:
+        return 1 if projected and layer == 0 else GATES[kind]
+
+    def mu_of(cell: Any, layer: int) -> torch.Tensor:
+        mu: torch.Tensor = cell.masks["p" if projected and layer == 0 else OUTPUT[kind]].mu
+        return mu
+
     inputs: list[list[Place]] = [[] for _ in range(model.spec.inputs)]
     units: list[list[Place]] = []
     if kind == "mean":
@@ -63,17 +71,18 @@ def naive_groups(model: SequenceClassifier) -> tuple[list[list[Place]], list[lis
     for number, layer in enumerate(cells):
         before = 0
         for cell in layer:
-            size, mu = cell.hidden_size, cell.masks[OUTPUT[kind]].mu
+            size, mu = cell.hidden_size, mu_of(cell, number)
             if number == 0:
                 below = model.input_mask.mu
             else:
-                under = [c.masks[OUTPUT[kind]].mu for c in cells[number - 1]]
+                under = [mu_of(c, number - 1) for c in cells[number - 1]]
                 between: Any = model.recurrent.between[number - 1]
                 below = torch.cat(under) * between.mu
             if number == 0:
                 for k in range(cell.input_size):
                     inputs[k] += [
-                        (cell.weight_ih, row, k, float(below[k].detach())) for row in range(GATES[kind] * size)
+                        (cell.weight_ih, row, k, float(below[k].detach()))
+                        for row in range(gates_of(number) * size)
                     ]
             for j in range(size):
                 places: dict[tuple[int, int, int], Place] = {}
@@ -81,22 +90,23 @@ def naive_groups(model: SequenceClassifier) -> tuple[list[list[Place]], list[lis
                 def add(weight: torch.Tensor, row: int, column: int, factor: Any, places: Any = places) -> None:
                     places[(id(weight), row, column)] = (weight, row, column, float(factor.detach()))
 
-                for gate in range(GATES[kind]):
+                for gate in range(gates_of(number)):
                     row = gate * size + j
                     for k in range(cell.input_size):
                         add(cell.weight_ih, row, k, below[k])
-                    for k in range(size):
+                    for k in range(0 if projected and number == 0 else size):
                         add(cell.weight_hh, row, k, mu[k])
-                for row in range(GATES[kind] * size):
+                for row in range(0 if projected and number == 0 else GATES[kind] * size):
                     add(cell.weight_hh, row, j, mu[j])
                 if number + 1 < len(cells):
                     above: Any = model.recurrent.between[number]
                     for reader in cells[number + 1]:
                         for row in range(GATES[kind] * reader.hidden_size):
                             add(reader.weight_ih, row, before + j, mu[j] * above.mu[before + j])
-                else:
+                if number + 1 == len(cells) or (projected and number == 0):
+                    ahead = sum(c.hidden_size for c in cells[0]) if projected and number else 0
                     for row in range(model.spec.classes):
-                        add(model.head.weight, row, before + j, mu[j])
+                        add(model.head.weight, row, ahead + before + j, mu[j])
                 units.append(list(places.values()))
             before += size
     return inputs, units
@@ -110,14 +120,15 @@ MODELS = {
     "cell": st.sampled_from(["lstm", "gru", "rnn", "rnn-relu", "mean"]),
     "layers": st.integers(1, 3),
     "bidirectional": st.booleans(),
+    "project": st.sampled_from([0, 4]),
     "seed": st.integers(0, 1000),
 }
 
 
-def a_model(cell: str, layers: int, bidirectional: bool, seed: int) -> SequenceClassifier:
+def a_model(cell: str, layers: int, bidirectional: bool, project: int, seed: int) -> SequenceClassifier:
     if cell == "mean":
-        layers, bidirectional = 1, False
-    return masked_model(cell, 5, 5, 3, seed=seed, layers=layers, bidirectional=bidirectional)
+        layers, bidirectional, project = 1, False, 0
+    return masked_model(cell, 5, 5, 3, seed=seed, layers=layers, bidirectional=bidirectional, project=project)
 
 
 @given(st.fixed_dictionaries(MODELS))

@@ -171,7 +171,7 @@ def test_the_best_epoch_of_the_last_quarter_by_validation_accuracy_then_loss_is_
     parts: Parts, tmp_path: Path
 ) -> None:
     model = masked_model()
-    rows = run(model, parts, tmp_path, select_best=True, epochs=16, vib_lr=0.1, mask_lr=0.3, beta=0.05)
+    rows = run(model, parts, tmp_path, select_best=True, epochs=16, vib_lr=0.2, mask_lr=0.3, beta=0.02)
     best = max(rows[12:], key=lambda row: (row["val_accuracy"], -float(row["val_loss"])))
     found = evaluate(model, parts.validation, CPU)
     assert (found.accuracy, found.loss) == (best["val_accuracy"], best["val_loss"])

@@ -1,5 +1,8 @@
 """Layers of cells, each in one direction or both, in any of the three forms: plain, masked, compact.
 
+The first layer may be a linear projection (harvib/cells/linear.py). What reads the stack, the head, then sees its
+values beside the states of the last layer: with mean readout a linear classifier stands beside the recurrent one.
+
 Layer l reads the states of layer l - 1, both directions side by side, forward first. A backward cell sees each
 clip reversed within its own length, as torch's packed sequences do it, so that padding never reaches it.
 
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from harvib.cells.base import Cell, MaskedCell, PlainCell
+from harvib.cells.linear import Projection
 from harvib.masks import VIBMask
 
 Shape = tuple[tuple[int, ...], ...]
@@ -64,32 +68,35 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """Features (B, T, D) and lengths (B,) to the states of the last layer, (B, T, H)."""
+    """Features (B, T, D) and lengths (B,) to the last layer's states (B, T, H), after a projection's values."""
 
-    def __init__(self, layers: Sequence[Layer], masked: bool = False) -> None:
+    def __init__(self, layers: Sequence[Layer], masked: bool = False, projected: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.projected = projected
         between = [VIBMask(sum(layer.widths)) for layer in layers[:-1]] if masked else []
         self.between = nn.ModuleList(between)
 
     @classmethod
-    def plain(cls, kind: type[PlainCell], inputs: int, shape: Shape) -> Stack:
-        """A fresh stack of plain cells."""
+    def plain(cls, kind: type[PlainCell], inputs: int, shape: Shape, projected: bool = False) -> Stack:
+        """A fresh stack of plain cells; `projected`: the first layer is a projection."""
         layers = []
-        for widths in shape:
-            cells = [kind(inputs, width) for width in widths]
+        for each, widths in zip(kinds(kind, shape, projected), shape, strict=True):
+            cells = [each(inputs, width) for width in widths]
             layers.append(Layer(cells))
             inputs = sum(cell.hidden_size for cell in cells)
-        return cls(layers)
+        return cls(layers, projected=projected)
 
     @classmethod
-    def compact(cls, kind: type[PlainCell], inputs: int, shape: Shape, reads: tuple[int, ...]) -> Stack:
+    def compact(
+        cls, kind: type[PlainCell], inputs: int, shape: Shape, reads: tuple[int, ...], projected: bool = False
+    ) -> Stack:
         """An empty compact stack, to load weights into; layer l + 1 reads `reads[l]` states of the one below."""
         layers: list[Layer] = []
-        for widths, count in zip(shape, (inputs, *reads), strict=True):
-            cells = [kind.compact(count, width) if width else None for width in widths]
+        for each, widths, count in zip(kinds(kind, shape, projected), shape, (inputs, *reads), strict=True):
+            cells = [each.compact(count, width) if width else None for width in widths]
             layers.append(Layer(cells, torch.arange(count) if layers else None))
-        return cls(layers)
+        return cls(layers, projected=projected)
 
     def masked(self) -> Stack:
         """The same stack with VIB masks, from these weights."""
@@ -100,7 +107,7 @@ class Stack(nn.Module):
                 assert isinstance(cell, PlainCell)
                 cells.append(cell.masked())
             layers.append(Layer(cells))
-        return Stack(layers, masked=True)
+        return Stack(layers, masked=True, projected=self.projected)
 
     @property
     def shape(self) -> Shape:
@@ -110,7 +117,7 @@ class Stack(nn.Module):
     @property
     def hidden_size(self) -> int:
         """States that the reader sees."""
-        return sum(self.shape[-1])
+        return width_read(self.shape, self.projected)
 
     @property
     def backward_size(self) -> int:
@@ -118,11 +125,13 @@ class Stack(nn.Module):
         return sum(self.shape[-1][1:])
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        first = None
         for number, layer in enumerate(self.layers):
             if number and len(self.between):
                 x = x * self.between[number - 1](len(x))[:, None]
             x = layer(x, lengths)
-        return x
+            first = x if first is None else first
+        return torch.cat([first, x], dim=2) if self.projected and first is not None else x
 
     def masks(self) -> dict[str, VIBMask]:
         """The VIB masks by name: a gate's name alone where there is one cell, else `<layer><f|b>.<gate>`.
@@ -159,6 +168,7 @@ class Stack(nn.Module):
     def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> StackCompacted:
         """The same function of the kept inputs alone, exactly; arguments as of `MaskedCell.compacted`."""
         layers: list[Layer] = []
+        seen: list[tuple[Tensor, Tensor, Tensor]] = []
         for number, layer in enumerate(self._layers()):
             reads: Tensor | None = None
             if number:
@@ -185,7 +195,13 @@ class Stack(nn.Module):
                 before += cell.hidden_size
             layers.append(Layer(cells, reads))
             inputs, scale, shift = torch.cat(units), torch.cat(scales), torch.cat(shifts)
-        return StackCompacted(Stack(layers), inputs, scale, shift)
+            seen.append((inputs, scale, shift))
+        stack = Stack(layers, projected=self.projected)
+        if not self.projected:
+            return StackCompacted(stack, inputs, scale, shift)
+        (rows, *ours), (units_, *theirs) = seen[0], seen[-1]
+        scale, shift = (torch.cat(pair) for pair in zip(ours, theirs, strict=True))
+        return StackCompacted(stack, torch.cat([rows, units_ + len(ours[0])]), scale, shift)
 
     def use_hard_scales(self) -> None:
         """Put one for every factor that a compact cell keeps of its masks; see the cells."""
@@ -218,12 +234,22 @@ class Stack(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class StackCompacted:
-    """A compact stack, and what its reader does; as `Compacted`, for the last layer."""
+    """A compact stack, and what its reader does; as `Compacted`, for all that it sees."""
 
     stack: Stack
     units: Tensor
     scale: Tensor
     shift: Tensor
+
+
+def kinds(kind: type[PlainCell], shape: Shape, projected: bool) -> list[type[PlainCell]]:
+    """The kind of cell of each layer."""
+    return [Projection if projected and not number else kind for number in range(len(shape))]
+
+
+def width_read(shape: Shape, projected: bool) -> int:
+    """How many values the reader of a stack of this shape sees."""
+    return sum(shape[-1]) + (sum(shape[0]) if projected else 0)
 
 
 def reversed_in_time(x: Tensor, lengths: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ class TorchCard:
     """`features` are the values a step in a clip, `inputs` the indices of those that are read, in order.
 
     `shape` are the units by layer and direction; `reads`, by layer, indices of what it reads of the states below,
-    None for all; `fingerprint` is that of the features, `stream` the one of the cache.
+    None for all; `projected`, where there is a projection, are the values of it that the first layer reads, while
+    the head reads all of them before the states; `fingerprint` is that of the features, `stream` the one of the
+    cache.
     """
 
     cell: str
@@ -33,6 +35,7 @@ class TorchCard:
     classes: tuple[str, ...]
     fingerprint: str
     stream: str = DEFAULT_STREAM
+    projected: tuple[int, ...] | None = None
 
     def metadata(self) -> dict[str, str]:
         """As metadata of a safetensors file."""

@@ -8,6 +8,7 @@ otherwise one such module a layer and direction. Then one nn.Linear. In the file
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,16 +31,28 @@ _SUFFIXES = ("", "_reverse")
 class TorchClassifier(nn.Module):
     """Features (B, T, D) to logits (B, C): `rnn` and `head` are torch's own modules, all weights are theirs.
 
+    A `projection`, where there is one, is an nn.Linear before `rnn`, which reads its values `projected` (K,); the
+    head reads all of them, before the states.
     `lengths` (B,) tells the steps of each clip where clips are padded; without it all steps count.
     """
 
     inputs: Tensor
+    projected: Tensor | None
 
     def __init__(
-        self, inputs: Tensor, rnn: nn.Module | None, head: nn.Linear, readout: str, backward: int
+        self,
+        inputs: Tensor,
+        rnn: nn.Module | None,
+        head: nn.Linear,
+        readout: str,
+        backward: int,
+        projection: nn.Linear | None = None,
+        projected: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("inputs", inputs, persistent=False)
+        self.projection = projection
+        self.register_buffer("projected", projected, persistent=False)
         self.rnn = rnn
         self.head = head
         self.readout, self.backward_size = readout, backward
@@ -48,12 +61,16 @@ class TorchClassifier(nn.Module):
         if lengths is None:
             lengths = torch.full((len(x),), x.shape[1], device=x.device)
         states = x[..., self.inputs].to(self.head.weight.dtype)
+        before: list[Tensor] = []
+        if self.projection is not None:
+            before = [self.projection(states)]
+            states = before[0][..., self.projected]
         if isinstance(self.rnn, nn.RNNBase):
             packed = pack_padded_sequence(states, lengths.cpu(), batch_first=True, enforce_sorted=False)
             states, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
         elif self.rnn is not None:
             states = self.rnn(states, lengths)
-        return self.head(READOUTS[self.readout](states, lengths, self.backward_size))
+        return self.head(READOUTS[self.readout](torch.cat([*before, states], 2), lengths, self.backward_size))
 
 
 class TorchLayers(nn.ModuleList):
@@ -95,10 +112,25 @@ def to_torch(model: SequenceClassifier) -> TorchClassifier:
     """
     small = _small(model)
     layers = [layer for layer in small.recurrent.layers if isinstance(layer, Layer)]
+    projection, projected = None, None
+    if small.spec.projected:
+        first, *layers = layers
+        linear = first.directions()[0][1].linear
+        assert isinstance(linear, nn.Linear)
+        projection = copy.deepcopy(linear)
+        projected, layers[0] = layers[0].reads, Layer([cell for _, cell in layers[0].directions()])
     rnn = None if small.spec.cell == "mean" else _single(layers) or _several(layers)
     head = nn.Linear(small.head.in_features, small.head.out_features).to(small.head.weight)
     head.load_state_dict(small.head.state_dict())
-    module = TorchClassifier(small.selection.clone(), rnn, head, small.spec.readout, small.recurrent.backward_size)
+    module = TorchClassifier(
+        small.selection.clone(),
+        rnn,
+        head,
+        small.spec.readout,
+        small.recurrent.backward_size,
+        projection,
+        projected,
+    )
     return module.to(small.head.weight.device).eval()
 
 
@@ -115,6 +147,7 @@ def write_torch(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
         classes=card.classes,
         fingerprint=card.fingerprint,
         stream=card.stream,
+        projected=None if module.projected is None else tuple(module.projected.tolist()),
     )
     write_tensors(out, module.state_dict(), told.metadata())
     return f"{out}: {described(module)}"
@@ -129,6 +162,9 @@ def described(module: TorchClassifier) -> str:
     elif shape:
         widths = " then ".join(" and ".join(str(width) for width in layer) for layer in shape)
         parts.insert(0, f"one torch module a layer and direction, of {widths} units")
+    if module.projection is not None:
+        linear = module.projection
+        parts.insert(0, f"nn.Linear({linear.in_features}, {linear.out_features}) before it")
     return f"inputs {len(module.inputs):,}, {', '.join(parts)}"
 
 

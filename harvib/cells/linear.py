@@ -1,0 +1,98 @@
+"""A linear projection before the cells: plain, with a VIB mask on its rows, and compact.
+
+    p_t = z * (W v_t + b)        z of R factors, shared by all steps of a sequence
+
+An input of a gated cell costs a weight in every gate of every unit, 4H in an LSTM; behind a projection it costs R.
+With thousands of inputs this, not the recurrence, is what a parameter budget is spent on.
+
+What may be removed: row j stays iff z keeps it; with z = 0 it is zero at every step. What may be folded: z
+into every reader.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
+from harvib.masks import VIBMask
+
+
+class Projection(PlainCell):
+    """nn.Linear at every step; plain and compact are the same."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.linear = nn.Linear(input_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+    def parameter_count(self) -> int:
+        """R(D + 1)."""
+        return self.size(self.input_size, self.hidden_size)
+
+    def masked(self) -> MaskedProjection:
+        return MaskedProjection(self.linear)
+
+    @classmethod
+    def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
+        return hidden * (inputs + 1)
+
+    @classmethod
+    def compact(cls, input_size: int, hidden_size: int) -> Cell:
+        return cls(input_size, hidden_size)
+
+
+class MaskedProjection(MaskedCell):
+    """The projection with a mask of R factors."""
+
+    DECIDING: ClassVar[tuple[str, ...]] = ("p",)
+    OUTPUT: ClassVar[str] = "p"
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = plain.in_features, plain.out_features
+        self.weight_ih = nn.Parameter(plain.weight.detach().clone())
+        self.bias_ih = nn.Parameter(plain.bias.detach().clone())
+        self.masks = nn.ModuleDict({"p": VIBMask(self.hidden_size)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight_ih, self.bias_ih) * self.masks["p"](len(x))[:, None]
+
+    def parameter_count(self) -> int:
+        """R(D + 1), without the mask."""
+        return Projection.size(self.input_size, self.hidden_size)
+
+    def kept_units(self, inputs: Tensor) -> Tensor:
+        return self._hard().nonzero().squeeze(1)
+
+    @torch.no_grad()
+    def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Compacted:
+        """Scale and shift of the inputs fold into W and b, the mask into every reader."""
+        units = self.kept_units(inputs)
+        weight = self.weight_ih[units].double()
+        cell = Projection(len(inputs), len(units)).to(self.weight_ih)
+        cell.linear.weight.copy_(weight[:, inputs] * scale[inputs])
+        cell.linear.bias.copy_(self.bias_ih[units] + weight @ shift)
+        hard = self._hard().double()
+        return Compacted(cell, units, hard, torch.zeros_like(hard))
+
+    def _hard(self) -> Tensor:
+        mask = self.masks["p"]
+        assert isinstance(mask, VIBMask)
+        return mask.hard()
+
+
+def fan_in(weight: Tensor) -> None:
+    """Draw input weights (rows, D) from U(-1/sqrt(D), 1/sqrt(D)), in place.
+
+    torch's recurrent modules draw them from U(-1/sqrt(H), 1/sqrt(H)) whatever D is: with thousands of inputs and a
+    few units the gates start saturated, and a small cell hardly learns.
+    """
+    bound = 1 / math.sqrt(weight.shape[1])
+    nn.init.uniform_(weight, -bound, bound)
