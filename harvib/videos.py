@@ -88,7 +88,7 @@ def train(
         card = ModelCard(frames.classes, frames.fingerprint, stream)
         config = config_of(frames, stream, split, settings, division, None)
         told = {"model": chosen.backbone, "weights": weights, "lr": chosen.backbone_lr}
-        config["backbone"] = told
+        config["backbone"] = told | {"from": Path(chosen.backbone_weights).name}
         costs = backbone.costs(height, width)
         target_of(settings, plain_spec(settings, costs["features"], card))
         folder = RunFolder(run_dir)

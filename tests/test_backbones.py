@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from frames import HEIGHT, TINY, WIDTH, lively, weights_file
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harfeat.cli import main
 from harfeat.weights import export_weights
 from harvib.backbones import Backbone, build, load_backbone, save_backbone
 from harvib.errors import InputError
@@ -170,7 +172,9 @@ def test_weights_of_any_file_that_harfeat_reads_can_be_trained_on(tmp_path: Path
     }
     torch.save(renamed, tmp_path / "foreign.pth")
     out = tmp_path / "made" / "timm.safetensors"
-    export_weights(TINY, str(tmp_path / "foreign.pth"), out)
+    words = ["weights", "--model", TINY, "--weights", str(tmp_path / "foreign.pth"), "--out", str(out)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
     ours, digest = pretrained(TINY, str(out))
     network.reset_classifier(0)
     wanted = build(TINY, network)(images())

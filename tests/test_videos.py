@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ from harvib import videos
 from harvib.backbones import FILE, build, load_backbone
 from harvib.bench import BenchSettings, bench_run
 from harvib.cli import main
+from harvib.commands.train import train as train_command
 from harvib.data import divide
 from harvib.errors import InputError
 from harvib.evaluate import evaluate_run
 from harvib.interrupt import Stop
 from harvib.manner import Manner
+from harvib.report.page import page
+from harvib.report.run import command as command_of
 from harvib.rundir import RunFolder
 from harvib.seen import SeenCache
 from harvib.settings import BackboneSettings, TrainSettings
@@ -317,11 +321,29 @@ def test_other_methods_train_the_block_too(method: str, made: Path, tmp_path: Pa
     assert again["accuracy"] == report[state]["accuracy"]["test"]
 
 
-def test_latency_can_be_measured(finished: Path, tmp_path: Path) -> None:
+def test_latency_and_page_are_those_of_any_run(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     result = bench_run(run, BenchSettings(steps=3, repeats=2))
     assert result["compact"]["parameters"] < result["plain"]["parameters"]
+    figures = RunFolder(run).report()["backbone"]
+    text = page([run])
+    for side in ("before", "after"):
+        assert f"{figures[side]['parameters']:,}" in text
+
+
+def test_the_command_on_the_page_repeats_the_run(finished: Path) -> None:
+    config = RunFolder(finished).config()
+    program, verb, *words = shlex.split(command_of(config, "again").replace("\\\n", ""))
+    assert (program, verb) == ("harvib", "train")
+    given = train_command.make_context("train", words).params
+    assert (given["features"], given["videos"]) == ((), Path("frames.h5"))
+    names = BackboneSettings.__dataclass_fields__
+    assert BackboneSettings(**{name: given[name] for name in names}) == BackboneSettings(
+        TINY, "weights.safetensors", 1e-4
+    )
+    settings = {name: given[name] for name in config["settings"]}
+    assert TrainSettings(**settings) == TrainSettings(**FIELDS)
 
 
 def command(*words: str | Path) -> tuple[int, str, str]:

@@ -162,6 +162,10 @@ def result_rows(run: Run) -> list[tuple[str, list[str]]]:
         rows.append(("fewer by", [f"{ratio:,.1f}×" if state == "compact" else "" for state in states]))
     rows.append(row("validation accuracy", "accuracy", "validation", form=".2%"))
     rows.append(row("test accuracy", "accuracy", "test", form=".2%"))
+    if "backbone" in report:
+        sides = [report["backbone"]["after" if state == "compact" else "before"] for state in states]
+        rows.append(("backbone parameters, apart", [f"{side['parameters']:,}" for side in sides]))
+        rows.append(("multiply-adds a frame, apart", [f"{side['multiply_adds']:,}" for side in sides]))
     if latency is not None:
         for name, key in (("ms per clip, median", "median_ms"), ("ms per clip, p95", "p95_ms")):
             cells = [f"{latency[state][key]:.3f}" if state in latency else "" for state in states]
@@ -266,10 +270,14 @@ def command(config: Mapping[str, Any], run_dir: str) -> str:
     Settings at their defaults are left out.
     """
     defaults = dataclasses.asdict(TrainSettings())
-    options = [["--features", _features(told)] for told in config.get("streams", [config])]
+    cache = "--videos" if "backbone" in config else "--features"
+    options = [[cache, _features(told)] for told in config.get("streams", [config])]
     options += [["--split", config["split"]], ["--run-dir", run_dir]]
     if config["init"] is not None:
         options.append(["--init", config["init"]])
+    if told := config.get("backbone"):
+        options += [["--backbone", told["model"]], ["--backbone-weights", told["from"]]]
+        options.append(["--backbone-lr", str(told["lr"])])
     for name, value in config["settings"].items():
         option = name.replace("_", "-")
         if value == defaults.get(name):
