@@ -156,7 +156,7 @@ def drop_zero_groups(model: SequenceClassifier) -> None:
     sums = _sums(model, lambda weight, factors: weight.abs())
     assert model.input_mask is not None
     impose(model.input_mask, model.input_mask.keep() & (sums.inputs != 0))
-    for cells, parts in zip(_cells(model), sums.units, strict=True):
+    for cells, parts in zip(cells_with_units(model), sums.units, strict=True):
         for cell, part in zip(cells, parts, strict=True):
             for mask in deciding(cell):
                 impose(mask, mask.keep() & (part != 0))
@@ -179,7 +179,7 @@ def _sums(model: SequenceClassifier, value: Value) -> Groups:
     inputs: Tensor | None = None
     units: list[list[Tensor]] = []
     first = factors
-    for number, cells in enumerate(_cells(model)):
+    for number, cells in enumerate(cells_with_units(model)):
         read: list[Tensor] = []
         own: list[Tensor] = []
         for cell in cells:
@@ -223,7 +223,7 @@ def _sums(model: SequenceClassifier, value: Value) -> Groups:
 def _scale(model: SequenceClassifier, shares: Groups) -> None:
     """Multiply every weight by the shares of all groups that it is in, in place."""
     columns = shares.inputs
-    for cells, layer in zip(_cells(model), shares.units, strict=True):
+    for cells, layer in zip(cells_with_units(model), shares.units, strict=True):
         for cell, own in zip(cells, layer, strict=True):
             weight_ih, weight_hh = _weights(cell)
             rows = own.repeat(len(weight_ih) // cell.hidden_size)[:, None]
@@ -246,7 +246,7 @@ def _add_readers(units: list[Tensor], readers: Tensor) -> None:
         units[number] = units[number] + part
 
 
-def _cells(model: SequenceClassifier) -> list[list[MaskedCell]]:
+def cells_with_units(model: SequenceClassifier) -> list[list[MaskedCell]]:
     """The cells that have units, by layer and direction; none without a recurrence."""
     if model.spec.cell == "mean":
         return []

@@ -12,7 +12,7 @@ from harvib.precision import PRECISIONS
 from harvib.readout import READOUTS
 from harvib.schedule import SHARES
 
-METHODS = ("vib", "lasso", "plain")
+METHODS = ("vib", "lasso", "magnitude", "plain")
 LASSO_TIMES = ("with-vib", "after-vib")
 
 
@@ -59,7 +59,7 @@ class TrainSettings:
 
     method: str = _option(
         "vib",
-        "vib: train, prune, compact, fine-tune; lasso: the same by group lasso alone; plain: only train",
+        "prune by VIB, by group lasso alone, or by the groups' norms; then compact, fine-tune. plain: only train",
         choices=METHODS,
     )
     model: str = _option("lstm", "recurrent cell; mean: mean over time + linear", choices=tuple(CELLS))
@@ -147,8 +147,8 @@ class TrainSettings:
 
     def _check_lasso(self) -> None:
         wanted = self.lasso > 0 or self.lasso_input > 0
-        if self.method == "plain" and wanted:
-            raise InputError("--lasso and --lasso-input: --method plain prunes nothing; say vib or lasso")
+        if self.method in ("plain", "magnitude") and wanted:
+            raise InputError(f"--lasso and --lasso-input: --method {self.method} has no penalty; say vib or lasso")
         if self.method == "lasso" and not wanted:
             raise InputError("--method lasso: --lasso and --lasso-input are both 0, so nothing is pruned")
         if self.model == "mean" and self.lasso > 0:
@@ -180,9 +180,12 @@ class TrainSettings:
         budgets = [option for option, wanted in given.items() if wanted]
         if len(budgets) > 1:
             raise InputError(f"{budgets[0]} and {budgets[1]}: give one budget, not two")
-        if budgets and self.method != "vib":
-            raise InputError(f"{budgets[0]}: --method {self.method} prunes nothing that could meet it")
-        if budgets and (self.lasso > 0 or self.lasso_input > 0) and self.lasso_time == "after-vib":
+        if budgets and self.method == "plain":
+            raise InputError(f"{budgets[0]}: --method plain prunes nothing that could meet it")
+        if not budgets and self.method == "magnitude":
+            raise InputError("--method magnitude: how much is to leave? Say --target-params or --target-ratio")
+        lasso = self.lasso > 0 or self.lasso_input > 0
+        if budgets and self.method == "vib" and lasso and self.lasso_time == "after-vib":
             raise InputError(f"{budgets[0]}: a group lasso after VIB would undo it; say --lasso-time with-vib")
-        if budgets and self.beta == self.beta_input == 0:
+        if budgets and self.method == "vib" and self.beta == self.beta_input == 0:
             raise InputError(f"{budgets[0]}: --beta and --beta-input are both 0, so there is nothing to scale")

@@ -25,6 +25,7 @@ from harvib.events import events
 from harvib.front import Ahead, features_of, fresh
 from harvib.interrupt import Stopped
 from harvib.lasso import GroupLasso, freeze_masks, lasso_of
+from harvib.magnitude import rank_by_norm
 from harvib.manner import Manner
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
@@ -77,7 +78,8 @@ class Stages:
         if path.is_file():
             return self._load(path)
         lasso = lasso_of(settings)
-        if settings.method == "lasso":
+        target = target_of(settings, plain.spec)
+        if settings.method in ("lasso", "magnitude"):
             torch.manual_seed(settings.seed)
             model = masked_from(plain)
             freeze_masks(model, open_all=True)
@@ -88,6 +90,10 @@ class Stages:
             stage = Stage("lasso", 4, settings.lasso_epochs, settings.lasso_lr, False, "--lasso-lr")
             self._fit(model, stage, plain, lasso=lasso)
             lasso.finish(model)
+        if settings.method in ("lasso", "magnitude") and target is not None:
+            rank_by_norm(model)
+            self._land(model, target)
+            freeze_masks(model)
         save_whole(path, model, self.card)
         return model.eval()
 
@@ -108,14 +114,14 @@ class Stages:
         if lasso is not None:
             lasso.finish(model)
         if controller is not None:
-            self._land(model, controller)
+            self._land(model, controller.target, controller.strength)
         if settings.lasso_time == "after-vib" and lasso_of(settings) is not None:
             path.parent.mkdir(exist_ok=True)
             save_whole(path, model, self.card)
         return model
 
-    def _land(self, model: SequenceClassifier, controller: Controller) -> None:
-        """Bring the masks exactly to the target, and note what strength led there."""
+    def _land(self, model: SequenceClassifier, target: int, strength: float | None = None) -> None:
+        """Bring the masks exactly to the target, and note what strength of the betas led there, if any."""
 
         def score(masked: SequenceClassifier) -> tuple[float, float]:
             result = evaluate(masked, self.parts.validation, self.device)
@@ -123,14 +129,11 @@ class Stages:
             return accuracy, -loss
 
         before = {"inputs": len(model.kept_inputs()), "units": sum(map(sum, model.kept_units()))}
-        land(model, controller.target, controller.factors, score)
-        found = {
-            "target": controller.target,
-            "strength": controller.strength,
-            "beta": self.settings.beta * controller.strength,
-            "beta_input": self.settings.beta_input * controller.strength,
-            "before_landing": before,
-        }
+        land(model, target, self.settings.scales_stay, score)
+        found: dict[str, Any] = {"target": target, "before_landing": before}
+        if strength is not None:
+            betas = {"beta": self.settings.beta * strength, "beta_input": self.settings.beta_input * strength}
+            found |= {"strength": strength, **betas}
         write_json(self.folder.budget, found)
 
     def finetuned(self, small: SequenceClassifier, plain: SequenceClassifier) -> SequenceClassifier:
