@@ -1,0 +1,202 @@
+"""What scripts/results.py runs: data sets, splits, and one row a model with its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harfeat.importers import Keys
+from harfeat.importing import import_features
+from harfeat.pipeline import ExtractSettings, extract
+from harfeat.sampling import SamplingSettings
+from harvib.settings import TrainSettings
+
+MakeCache = Callable[[Path, Path, str], None]
+"""From the folder of data and a file of backbone weights to a cache."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run and the state of its model that the table shows.
+
+    `init` is the row whose plain model it starts from; `sizes_of` the row whose compact model gives it its inputs
+    and units. With several caches `stream` is `both` for their fusion, or one of the streams in it.
+    """
+
+    title: str
+    folder: str
+    state: str
+    settings: TrainSettings
+    init: str = ""
+    sizes_of: str = ""
+    stream: str = ""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A data set: caches by name, a split, and the rows in the order in which they run."""
+
+    caches: dict[str, MakeCache]
+    split: str
+    rows: tuple[Row, ...]
+
+
+def _import_ucf101(data: Path, out: Path, weights: str) -> None:
+    source = data / "ucf101_vgg16" / "ucf101_14cls_vgg16fc6_25f.h5"
+    keys = Keys("features", "label", "name", "group", "classes")
+    import_features(source, "h5", keys, out, tuple(str(group) for group in range(8, 15)))
+
+
+def _extract_utd(stream: str) -> MakeCache:
+    def make(data: Path, out: Path, weights: str) -> None:
+        settings = ExtractSettings(
+            "folder",
+            data / "utd_mhad_depth",
+            out,
+            weights=weights,
+            sampling=SamplingSettings(stream=stream),
+            group_pattern=r"_s(\d+)_",
+            test_groups=("2", "4", "6", "8"),
+        )
+        extract(settings)
+
+    return make
+
+
+def _from_scratch(settings: TrainSettings) -> TrainSettings:
+    """Training only, with the epochs and the rate of fine-tuning."""
+    return replace(
+        settings,
+        method="plain",
+        target_params=0,
+        target_ratio=0.0,
+        plain_epochs=settings.finetune_epochs,
+        lr=settings.finetune_lr,
+        dropout=settings.finetune_dropout,
+    )
+
+
+# The same for every method that prunes; the budgets are the rows'.
+_TUNED = TrainSettings(
+    dropout=0.5,
+    plain_epochs=25,
+    lr=3e-3,
+    vib_epochs=30,
+    vib_lr=1e-3,
+    finetune_epochs=80,
+    finetune_dropout=0.2,
+    distill=0.5,
+)
+_LSTM = TrainSettings(vib_epochs=40)
+_PROJECTED = replace(_TUNED, project=16, hidden=8)
+_MEAN = replace(_TUNED, model="mean")
+
+_UCF101 = (
+    Row("LSTM-256, plain", "lstm", "plain", replace(_LSTM, method="plain")),
+    Row("VIB, 100x", "lstm-100x", "compact", replace(_LSTM, target_ratio=100.0), "LSTM-256, plain"),
+    Row("VIB, 1,000x", "lstm-1000x", "compact", replace(_LSTM, target_ratio=1000.0), "LSTM-256, plain"),
+    Row("mean over time + linear", "mean", "plain", replace(_MEAN, method="plain")),
+    Row(
+        "mean + linear, VIB to 4,400",
+        "mean-vib",
+        "compact",
+        replace(_MEAN, target_params=4400),
+        "mean over time + linear",
+    ),
+    Row(
+        "mean + linear, group lasso to 4,400",
+        "mean-lasso",
+        "compact",
+        replace(_MEAN, method="lasso", lasso_input=0.01, target_params=4400),
+        "mean over time + linear",
+    ),
+    Row("projection 16 + LSTM-8, plain", "projected", "plain", replace(_PROJECTED, method="plain")),
+    *(
+        Row(
+            f"projection + LSTM, VIB to {budget:,}",
+            f"projected-vib-{budget}",
+            "compact",
+            replace(_PROJECTED, target_params=budget),
+            "projection 16 + LSTM-8, plain",
+        )
+        for budget in (4400, 2000, 1000)
+    ),
+    Row(
+        "projection + LSTM, VIB with group lasso to 4,400",
+        "projected-joint",
+        "compact",
+        replace(_PROJECTED, lasso_input=1e-3, target_params=4400),
+        "projection 16 + LSTM-8, plain",
+    ),
+    Row(
+        "projection + LSTM, group lasso to 4,400",
+        "projected-lasso",
+        "compact",
+        replace(_PROJECTED, method="lasso", lasso_input=0.01, target_params=4400),
+        "projection 16 + LSTM-8, plain",
+    ),
+    Row(
+        "projection + LSTM, magnitude to 4,400",
+        "projected-magnitude",
+        "compact",
+        replace(_PROJECTED, method="magnitude", target_params=4400),
+        "projection 16 + LSTM-8, plain",
+    ),
+    Row(
+        "the shape of VIB's 4,400 from scratch, inputs by F score",
+        "projected-scratch",
+        "plain",
+        _from_scratch(_PROJECTED),
+        sizes_of="projection + LSTM, VIB to 4,400",
+    ),
+)
+
+_UTD = TrainSettings(
+    hidden=128,
+    standardize=True,
+    batch=16,
+    dropout=0.5,
+    lr=3e-4,
+    plain_epochs=60,
+    vib_epochs=60,
+)
+_UTD_MEAN = TrainSettings(model="mean", standardize=True, plain_epochs=60, vib_epochs=25, beta_input=4e-4)
+_UTD_ROWS = (
+    Row("LSTM-128, plain", "lstm", "plain", replace(_UTD, method="plain")),
+    Row("VIB-LSTM, before fine-tuning", "vib", "masked", _UTD, "LSTM-128, plain"),
+    Row("VIB-LSTM, compact", "vib", "compact", _UTD, "LSTM-128, plain"),
+    Row("VIB to 10,000", "vib-10000", "compact", replace(_UTD, target_params=10_000), "LSTM-128, plain"),
+    Row(
+        "magnitude to 10,000",
+        "magnitude-10000",
+        "compact",
+        replace(_UTD, method="magnitude", target_params=10_000),
+        "LSTM-128, plain",
+    ),
+    Row(
+        "the shape of VIB's 10,000 from scratch, inputs by F score",
+        "scratch-10000",
+        "plain",
+        _from_scratch(_UTD),
+        sizes_of="VIB to 10,000",
+    ),
+    Row("mean over time + linear", "mean", "plain", replace(_UTD_MEAN, method="plain")),
+    Row("mean + linear, VIB on the inputs", "mean-vib", "compact", _UTD_MEAN, "mean over time + linear"),
+)
+
+PROTOCOLS = {
+    "ucf101-14": Protocol({"ucf101-14": _import_ucf101}, "listed", _UCF101),
+    "utd-mhad": Protocol({"utd-mhad": _extract_utd("rgb")}, "listed", _UTD_ROWS),
+    "utd-mhad-flow": Protocol(
+        {"utd-mhad": _extract_utd("rgb"), "utd-mhad-flow": _extract_utd("flow")},
+        "listed",
+        (
+            Row("both, LSTM-128, plain", "fused", "plain", _UTD, stream="both"),
+            Row("both, VIB-LSTM, compact", "fused", "compact", _UTD, stream="both"),
+            Row("depth frames alone, compact", "fused", "compact", _UTD, stream="rgb"),
+            Row("optical flow alone, plain", "fused", "plain", _UTD, stream="flow"),
+            Row("optical flow alone, compact", "fused", "compact", _UTD, stream="flow"),
+        ),
+    ),
+}
