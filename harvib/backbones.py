@@ -24,14 +24,13 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import Self
 
 from harvib.errors import InputError
-from harvib.weights import write_tensors
+from harvib.weights import read_tensors, write_tensors
 
 FILE = "backbone.safetensors"
 VERSION = 1
@@ -267,12 +266,7 @@ def load_backbone(run: Path) -> Backbone:
     path = run / FILE if run.is_dir() else run
     if not path.is_file():
         raise InputError(f"{path}: no such file; `harvib train --videos` writes it where the run is finished")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from error
+    metadata, tensors = read_tensors(path)
     if metadata.get("format") != "harvib-backbone":
         raise InputError(f"{path}: not a backbone of harvib (by its metadata)")
     if metadata.get("version") != str(VERSION):

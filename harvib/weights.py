@@ -75,12 +75,7 @@ def load_model(path: Path) -> tuple[SequenceClassifier, ModelCard]:
     """Read a model file; InputError, one line, where it is missing, damaged, foreign or too new."""
     if not path.is_file():
         raise InputError(f"{path}: no such model file; is the run finished? `harvib train` writes it")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from error
+    metadata, tensors = read_tensors(path)
     if metadata.get("format") != "harvib":
         raise InputError(f"{path}: not a harvib model (no format in its metadata)")
     version = metadata.get("version", "")
@@ -128,6 +123,15 @@ def _check(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
         chosen = tensors.get(name)
         if chosen is not None and not ((chosen >= 0) & (chosen < bound)).all():
             raise InputError(f"{path}: {name} points outside of the {bound} values that it chooses from")
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file; InputError where it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
