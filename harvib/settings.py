@@ -69,6 +69,11 @@ class TrainSettings:
     project: int = _option(
         0, "units of a linear projection before the cells, which the head reads beside them; 0: none", low=0
     )
+    input_init: str = _option(
+        "torch",
+        "input weights start within 1/sqrt(hidden) (torch), or 1/sqrt(inputs): for few units on many inputs",
+        choices=("torch", "fan-in"),
+    )
     readout: str = _option("mean", "what of the states the head reads", choices=tuple(READOUTS))
     views: bool = _option(True, "train on the cache's views, one drawn a clip and epoch, where it has some")
     standardize: bool = _option(False, "standardise features by the train part (folds away when compacted)")

@@ -186,6 +186,8 @@ class Stages:
         spec = plain_spec(settings, train.dim, self.card)
         torch.manual_seed(settings.seed)
         model = SequenceClassifier(spec)
+        if settings.input_init == "fan-in":
+            model.recurrent.draw_by_fan_in()
         model.front = front
         model.selection.copy_(selected)
         if settings.standardize:

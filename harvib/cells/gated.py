@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
-from harvib.cells.linear import fan_in
 from harvib.kernels import Kernel, Weights, run
 from harvib.masks import VIBMask
 
@@ -186,10 +185,6 @@ class PlainForm(TorchCell, PlainCell):
     """The module of torch, as everybody knows it."""
 
     MASKED: ClassVar[type[MaskedForm]]
-
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__(input_size, hidden_size)
-        fan_in(self.module.all_weights[0][0])
 
     def masked(self) -> MaskedForm:
         return self.MASKED(self.module)

@@ -11,7 +11,6 @@ into every reader.
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -86,13 +85,3 @@ class MaskedProjection(MaskedCell):
         mask = self.masks["p"]
         assert isinstance(mask, VIBMask)
         return mask.hard()
-
-
-def fan_in(weight: Tensor) -> None:
-    """Draw input weights (rows, D) from U(-1/sqrt(D), 1/sqrt(D)), in place.
-
-    torch's recurrent modules draw them from U(-1/sqrt(H), 1/sqrt(H)) whatever D is: with thousands of inputs and a
-    few units the gates start saturated, and a small cell hardly learns.
-    """
-    bound = 1 / math.sqrt(weight.shape[1])
-    nn.init.uniform_(weight, -bound, bound)

@@ -109,6 +109,18 @@ class Stack(nn.Module):
             layers.append(Layer(cells))
         return Stack(layers, masked=True, projected=self.projected)
 
+    @torch.no_grad()
+    def draw_by_fan_in(self) -> None:
+        """Draw the input weights of plain cells anew, from U(-1/sqrt(D), 1/sqrt(D)) for D inputs.
+
+        torch's recurrent modules draw them from U(-1/sqrt(H), 1/sqrt(H)), whatever D is: with thousands of inputs
+        and a few units the gates start saturated, and a small cell hardly learns.
+        """
+        for name, weight in self.named_parameters():
+            if name.endswith("weight_ih_l0"):
+                bound = weight.shape[1] ** -0.5
+                nn.init.uniform_(weight, -bound, bound)
+
     @property
     def shape(self) -> Shape:
         """Hidden units by layer and direction."""
