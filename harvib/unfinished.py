@@ -19,7 +19,8 @@ from harvib.data import Parts
 from harvib.errors import InputError
 from harvib.front import exported
 from harvib.interrupt import Stopped
-from harvib.lasso import lasso_of
+from harvib.lasso import freeze_masks, lasso_of
+from harvib.magnitude import rank_by_norm
 from harvib.metrics import evaluate
 from harvib.models import SequenceClassifier
 from harvib.outcome import agreement, report_of
@@ -84,5 +85,10 @@ def _pruned(parts: Parts, device: torch.device, stopped: Stopped) -> tuple[Seque
         return result.accuracy, -result.loss
 
     if target is not None:
+        by_norm = settings.method in ("lasso", "magnitude")
+        if by_norm:
+            rank_by_norm(masked)
         land(masked, target, settings.scales_stay, score)
+        if by_norm:
+            freeze_masks(masked)
     return masked, compact(masked)

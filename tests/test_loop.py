@@ -189,6 +189,19 @@ def test_an_interrupted_run_with_a_budget_meets_it(cache: Path, tmp_path: Path) 
     assert report["compaction"]["max_abs_difference"] <= 1e-5
 
 
+@pytest.mark.parametrize("project", [0, 3])
+def test_a_budget_by_group_lasso_alone_is_met_when_interrupted(cache: Path, tmp_path: Path, project: int) -> None:
+    fields = {"method": "lasso", "lasso": 1e-3, "lasso_input": 1e-3, "target_params": 100, "project": project}
+    report = stopped(cache, tmp_path / "run", "lasso", 4, **fields)
+    assert "not_pruned" not in report["interrupted"]
+    assert 80 < report["compact"]["parameters"]["total"] <= 100
+    assert report["compaction"]["max_abs_difference"] <= 1e-5
+    # What was made for a look at it does not change where the run ends.
+    run(cache, tmp_path / "run", **fields)
+    run(cache, tmp_path / "whole", **fields)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
 def test_an_interrupted_run_of_which_nothing_is_left_reports_the_plain_model(cache: Path, tmp_path: Path) -> None:
     fields: dict[str, Any] = {"mask_lr": 3.0, "beta": 100.0, "beta_input": 100.0, "warmup": 0.0, "batch": 2}
     report = stopped(cache, tmp_path / "run", "vib", 5, **fields)
