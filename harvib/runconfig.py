@@ -13,6 +13,7 @@ import torch
 from harfeat.cache import Cache
 from harvib.cells import shape_of
 from harvib.data import Division, Parts, view_streams
+from harvib.errors import InputError
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.settings import TrainSettings
 from harvib.weights import ModelCard
@@ -40,6 +41,30 @@ def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> Model
         dropout=settings.dropout,
         projected=settings.project > 0,
     )
+
+
+def require_same(origin: str, theirs: ModelSpec, ours: ModelSpec) -> None:
+    """Raise InputError, which names the options that differ, where a plain model is not the one asked for."""
+    given, asked = _asked(theirs), _asked(ours)
+    differing = [option for option in given if given[option] != asked[option]]
+    if differing:
+        is_, wanted = (", ".join(f"{option} {told[option]}" for option in differing) for told in (given, asked))
+        raise InputError(f"{origin}: its plain model has {is_}; this run asks for {wanted}")
+
+
+def _asked(spec: ModelSpec) -> dict[str, str]:
+    """A plain model as the options say it; its dropout, which anyone may change, is left out."""
+    cells = spec.shape[1:] if spec.projected else spec.shape
+    return {
+        "--model": spec.cell,
+        "--project": str(spec.shape[0][0] if spec.projected else 0),
+        "--hidden": str(cells[0][0]),
+        "--layers": str(len(cells)),
+        "--bidirectional": "yes" if len(cells[0]) == 2 else "no",
+        "--readout": spec.readout,
+        "inputs": f"{spec.inputs} of {spec.features}",
+        "classes": str(spec.classes),
+    }
 
 
 def config_of(

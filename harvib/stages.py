@@ -29,7 +29,7 @@ from harvib.magnitude import rank_by_norm
 from harvib.manner import Manner
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
-from harvib.runconfig import Given, plain_spec
+from harvib.runconfig import Given, plain_spec, require_same
 from harvib.rundir import RunFolder, rounded, write_json
 from harvib.selection import select_inputs
 from harvib.settings import TrainSettings
@@ -61,8 +61,7 @@ class Stages:
         elif isinstance(init, Given):
             given = copy.deepcopy(init.model)
             given.spec = dataclasses.replace(given.spec, dropout=model.spec.dropout)
-            if given.spec != model.spec:
-                raise InputError(f"{init.origin} is {given.spec}, this run asks for {model.spec}")
+            require_same(init.origin, given.spec, model.spec)
             model = given.to(self.device)
         else:
             model = self._initial(init, model.spec, config)
@@ -218,8 +217,7 @@ class Stages:
                 )
         model, _ = load_model(other.plain)
         model.spec = dataclasses.replace(model.spec, dropout=spec.dropout)
-        if model.spec != spec:
-            raise InputError(f"--init {init}: its plain model is {model.spec}, this run asks for {spec}")
+        require_same(f"--init {init}", model.spec, spec)
         return model.to(self.device)
 
 

@@ -278,10 +278,12 @@ def test_a_model_that_does_not_fit_the_cache_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_prune_has_no_option_that_the_model_decides(tmp_path: Path) -> None:
-    code, _, errors = run("--model", saved(tmp_path / "m.safetensors"), "--readout=last", "--hidden=4")
+@pytest.mark.parametrize("option", ["--hidden", "--project"])
+def test_prune_has_no_option_that_the_model_decides(tmp_path: Path, option: str) -> None:
+    code, _, errors = run("--model", saved(tmp_path / "m.safetensors"), "--readout=last", f"{option}=4")
     assert code == 2
-    assert "--hidden" in errors
+    assert "No such option" in errors
+    assert option in errors
     assert run("--help")[1].count("--model") == 1
 
 

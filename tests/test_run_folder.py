@@ -287,9 +287,10 @@ Change = Callable[[Path], Path]
     [
         ({"seed": 1}, "parts_hash"),
         ({"validation": 0.5}, "parts_hash"),
-        ({"hidden": 7}, "7,"),
-        ({"readout": "last"}, "readout='last'"),
-        ({"model": "mean"}, "cell='mean'"),
+        ({"hidden": 7}, "--hidden .*; this run asks for --hidden 7$"),
+        ({"readout": "last"}, "has --readout mean; this run asks for --readout last$"),
+        ({"model": "mean"}, "has --model lstm; this run asks for --model mean$"),
+        ({"project": 3, "layers": 2}, "has --project 0, --layers 1; this run asks for --project 3, --layers 2$"),
         ({"select_inputs": 3}, "select_inputs is 0, this run asks for 3"),
         ({"standardize": True}, "standardize is False, this run asks for True"),
     ],
