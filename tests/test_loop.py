@@ -191,7 +191,7 @@ def test_an_interrupted_run_with_a_budget_meets_it(cache: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("project", [0, 3])
 def test_a_budget_by_group_lasso_alone_is_met_when_interrupted(cache: Path, tmp_path: Path, project: int) -> None:
-    fields = {"method": "lasso", "lasso": 1e-3, "lasso_input": 1e-3, "target_params": 100, "project": project}
+    fields: dict[str, Any] = {"method": "lasso", "lasso": 1e-3, "target_params": 100, "project": project}
     report = stopped(cache, tmp_path / "run", "lasso", 4, **fields)
     assert "not_pruned" not in report["interrupted"]
     assert 80 < report["compact"]["parameters"]["total"] <= 100
