@@ -104,6 +104,20 @@ def report_of(run: Path) -> dict[str, Any]:
     return value
 
 
+@pytest.mark.parametrize("method", ["vib", "magnitude"])
+def test_page_of_a_projected_run_tells_the_projection_from_layers(tmp_path: Path, method: str) -> None:
+    fields: dict[str, Any] = (
+        {"target_params": 100} if method == "magnitude" else {"beta": 1e-4, "beta_input": 1e-4}
+    )
+    text = page([small_run(tmp_path, method, project=3, **fields)])
+    for title in ("Projection", "Layer 1, forward: input gate", "What layer 1 reads"):
+        assert title in _Page(text).text
+    assert "Layer 2" not in text
+    assert "Units are those of the projection and of the cells" in text
+    # Only VIB has noise that could outweigh a mean.
+    assert ("the mean outweighs the noise" in text) == (method == "vib")
+
+
 def test_table_holds_the_figures_of_report_json(finished: Path, text: str) -> None:
     report = report_of(finished)
     head, *rows = _Page(text).tables["results"]

@@ -226,22 +226,28 @@ def mask_plots(folder: RunFolder, recipe: Mapping[str, Any], prefix: str = "") -
         plots.append(Plot("Kept pixels", Markup(svg), caption))
     for name, mask in masked.masks().items():
         log_alpha = mask.log_alpha().numpy()
-        title, told = mask_title(name), f"{int(mask.keep().sum()):,} of {len(log_alpha):,} kept."
+        title = mask_title(name, masked.spec.projected)
+        told = f"{int(mask.keep().sum()):,} of {len(log_alpha):,} kept."
         alt = f"Histogram of log alpha, {title}: {told}"
         svg = log_alpha_plot(f"{prefix}mask-{name.replace('.', '-')}", log_alpha, alt)
         plots.append(Plot(title[0].upper() + title[1:], Markup(svg), told))
     return plots
 
 
-def mask_title(name: str) -> str:
-    """A mask's name for people: `2b.i` is the input gate of the second layer's backward cell."""
+def mask_title(name: str, projected: bool = False) -> str:
+    """A mask's name for people: `2b.i` is the input gate of the second layer's backward cell.
+
+    Of a projected model the first layer is the projection, and layers are counted from the one after it.
+    """
     if name == "input":
         return "input features"
     place, _, gate = name.rpartition(".")
     if place == "between":
-        return f"what layer {gate} reads"
+        return f"what layer {int(gate) - projected} reads"
+    if projected and place[:-1] == "1":
+        return "projection"
     told = _GATES.get(gate, gate)
-    return told if not place else f"layer {place[:-1]}, {_DIRECTIONS[place[-1]]}: {told}"
+    return told if not place else f"layer {int(place[:-1]) - projected}, {_DIRECTIONS[place[-1]]}: {told}"
 
 
 def class_figures(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[ClassFigures]:
