@@ -89,12 +89,20 @@ _TUNED = TrainSettings(
     distill=0.5,
 )
 _LSTM = TrainSettings(vib_epochs=40)
+_FAN_IN = replace(_LSTM, input_init="fan-in")
 _PROJECTED = replace(_TUNED, project=16, hidden=8, input_init="fan-in")
 _MEAN = replace(_TUNED, model="mean")
 
 _UCF101 = (
     Row("LSTM-256, plain", "lstm", "plain", replace(_LSTM, method="plain")),
-    Row("VIB, 100x", "lstm-100x", "compact", replace(_LSTM, target_ratio=100.0), "LSTM-256, plain"),
+    Row("LSTM-256, input weights by fan-in", "lstm-fan-in", "plain", replace(_FAN_IN, method="plain")),
+    Row(
+        "LSTM-256 by fan-in, VIB to 100x",
+        "lstm-100x",
+        "compact",
+        replace(_FAN_IN, target_ratio=100.0),
+        "LSTM-256, input weights by fan-in",
+    ),
     Row("mean over time + linear", "mean", "plain", replace(_MEAN, method="plain")),
     Row(
         "mean + linear, VIB to 4,400",
