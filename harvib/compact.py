@@ -29,7 +29,11 @@ def compact(masked: SequenceClassifier) -> SequenceClassifier:
     dead += [number for number, reads in enumerate(all_reads, 1) if not reads]
     if not len(inputs) or dead:
         gone = "input feature" if not len(inputs) else "hidden unit"
-        where = f" in layer {dead[0]}" if len(inputs) and len(shape) > 1 else ""
+        where = ""
+        if len(inputs) and len(shape) > 1:
+            # As users count: the projection is no layer of cells.
+            layer = dead[0] - masked.spec.projected
+            where = f" in layer {layer}" if layer else " in the projection"
         option = "beta-input" if not len(inputs) else "beta"
         raise InputError(
             f"no {gone} is left{where} after VIB training: the penalty is too strong, lower --{option}"

@@ -47,6 +47,8 @@ def evaluate_run(
     if len(sources) != 1:
         raise InputError(f"{model}: a model of one stream; give --features once, not {len(sources)} times")
     network, card = load_model(model_file(model))
+    if not videos and model.is_dir() and (model / "backbone.safetensors").is_file():
+        raise InputError(f"{model}: a run on videos; give --videos and the cache of frames, not --features")
     backbone = _backbone(model if model.is_dir() else model.parent, device) if videos else None
     result = _evaluation(network, card, sources[0], split, subset, device, backbone)
     return _told(result, network.parameter_counts(), card.classes)

@@ -133,7 +133,7 @@ _UCF101 = (
         "projection + LSTM, VIB with group lasso to 4,400",
         "projected-joint",
         "compact",
-        replace(_PROJECTED, lasso_input=1e-3, target_params=4400),
+        replace(_PROJECTED, lasso_input=1e-4, target_params=4400),
         "projection 16 + LSTM-8, plain",
     ),
     Row(

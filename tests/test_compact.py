@@ -377,3 +377,11 @@ def test_standardisation_makes_varying_features_comparable_and_constant_ones_zer
     if spread > 2e-6 * abs(offset):
         assert float(model.input_scale[0]) == pytest.approx(1 / spread, rel=1e-5)
     assert float(model.input_scale[1]) == 0
+
+
+@pytest.mark.parametrize(("mask", "where"), [("1f.p", "in the projection"), ("2f.o", "in layer 1")])
+def test_what_is_dead_is_named_as_users_count(mask: str, where: str) -> None:
+    model = masked_model("lstm", project=3)
+    set_mask(model.masks()[mask], [False] * model.masks()[mask].mu.numel())
+    with pytest.raises(InputError, match=f"no hidden unit is left {where} after VIB"):
+        compact(model)

@@ -277,3 +277,14 @@ def test_what_cannot_be_exported_or_read_is_told_in_one_line(tmp_path: Path) -> 
     save_file({"weight_ih_l0": torch.zeros(4, 2)}, tmp_path / "z.safetensors")
     with pytest.raises(InputError, match="does not tell it"):
         read_foreign(tmp_path / "z.safetensors")
+
+
+def test_an_interrupted_run_has_nothing_to_export(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    report = {"interrupted": {"stage": "vib", "epoch": 1, "of": 3}}
+    (tmp_path / "run" / "report.json").write_text(json.dumps(report))
+    save_model(tmp_path / "run" / "model.safetensors", small_model("lstm", 2, 0.5), CARD)
+    code, text = call("export", "--model", tmp_path / "run", "--out", tmp_path / "x.safetensors")
+    assert code == 2
+    assert "interrupted before its final model; repeat its command" in text
+    assert not (tmp_path / "x.safetensors").exists()

@@ -389,7 +389,7 @@ def test_wrong_use_is_told_in_one_line(finished: Path, made: Path, tmp_path: Pat
         (("train", "--videos", frames, "--split", "x", *weights), "no split 'x'"),
         (("train", "--videos", frames, *split, *weights, "--target-params", "3"), "--target-params 3"),
         (("evaluate", "--model", finished, *split), "give one of --features"),
-        (("evaluate", "--model", finished, "--features", frames), "values a row, the model was made for"),
+        (("evaluate", "--model", finished, "--features", frames), "a run on videos; give --videos"),
         (
             ("evaluate", "--model", finished / "plain.safetensors", "--videos", frames),
             "the model was made for 256",

@@ -12,7 +12,7 @@ from pathlib import Path
 from harvib.errors import InputError
 from harvib.export.torch import to_torch, write_torch
 from harvib.models import SequenceClassifier
-from harvib.rundir import model_file
+from harvib.rundir import RunFolder, model_file
 from harvib.weights import ModelCard, load_model
 
 Exporter = Callable[[SequenceClassifier, ModelCard, Path], str]
@@ -31,6 +31,8 @@ def export_run(model: Path, form: str, out: Path) -> str:
         raise InputError(f"--format {form}: choose one of {', '.join(FORMATS)}")
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: " + ("is a folder" if out.is_dir() else "its folder does not exist"))
+    if model.is_dir() and (folder := RunFolder(model)).report_path.is_file() and not folder.is_finished():
+        raise InputError(f"{model}: interrupted before its final model; repeat its command, then export")
     network, card = load_model(model_file(model))
     try:
         return FORMATS[form](network, card, out)
