@@ -114,10 +114,10 @@ class GroupLasso:
         _scale(model, Groups(inputs, units))
 
     @torch.no_grad()
-    def finish(self, model: SequenceClassifier) -> None:
+    def finish(self, model: SequenceClassifier, landing: bool = False) -> None:
         """Put groups below the threshold to zero, and close the masks of all that are zero.
 
-        InputError where nothing would be left.
+        InputError where nothing would be left, unless a `landing` on a budget follows, which takes the best back.
         """
         if self.threshold > 0:
             alive = squared_norms(model).map(lambda squares: (squares.sqrt() >= self.threshold).to(squares.dtype))
@@ -130,6 +130,8 @@ class GroupLasso:
                 ),
             )
         drop_zero_groups(model)
+        if landing:
+            return
         kept = model.kept_inputs()
         if not len(kept):
             raise InputError("no input feature is left after the group lasso: lower --lasso-input or --lasso")

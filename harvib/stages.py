@@ -88,7 +88,7 @@ class Stages:
             freeze_masks(model)
             stage = Stage("lasso", 4, settings.lasso_epochs, settings.lasso_lr, False, "--lasso-lr")
             self._fit(model, stage, plain, lasso=lasso)
-            lasso.finish(model)
+            lasso.finish(model, landing=target is not None)
         if settings.method in ("lasso", "magnitude") and target is not None:
             rank_by_norm(model)
             self._land(model, target)
@@ -111,7 +111,7 @@ class Stages:
             controller = Controller(target, settings.scales_stay, gentle_start(model, settings))
         self._fit(model, stage, plain, controller, lasso)
         if lasso is not None:
-            lasso.finish(model)
+            lasso.finish(model, landing=target is not None)
         if controller is not None:
             self._land(model, controller.target, controller.strength)
         if settings.lasso_time == "after-vib" and lasso_of(settings) is not None:

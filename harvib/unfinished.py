@@ -78,7 +78,7 @@ def _pruned(parts: Parts, device: torch.device, stopped: Stopped) -> tuple[Seque
     settings, masked = stopped.settings, stopped.model.eval()
     lasso, target = lasso_of(settings), target_of(settings, masked.spec)
     if lasso is not None and (stopped.stage == "lasso" or settings.lasso_time == "with-vib"):
-        lasso.finish(masked)
+        lasso.finish(masked, landing=target is not None)
 
     def score(model: SequenceClassifier) -> tuple[float, float]:
         result = evaluate(model, parts.validation, device)

@@ -13,9 +13,10 @@ from caches import TEST_SPLIT, made_up_cache
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compact import difference, masked_model
+from test_compact import difference, masked_model, set_mask
 
 from harvib import lasso, methods
+from harvib.budget import deciding, land
 from harvib.cells import MaskedCell
 from harvib.cells.stack import Layer
 from harvib.checkpoint import Checkpoint
@@ -342,3 +343,16 @@ def test_a_combination_that_cannot_be_is_one_line(
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_landing_may_follow_where_nothing_is_left() -> None:
+    """VIB may have shut every unit by then; landing on a budget takes the best back."""
+    model = masked_model("lstm", 6, 6, 4, seed=1)
+    for mask in deciding(cells_of(model)[0][0]):
+        set_mask(mask, [False] * 4)
+    with pytest.raises(InputError, match="no hidden unit is left"):
+        GroupLasso(0.0, 1e-4).finish(model)
+    GroupLasso(0.0, 1e-4).finish(model, landing=True)
+    land(model, 60, False, lambda masked: (0.0, 0.0))
+    assert sum(model.kept_units()[0]) > 0
+    compact(model)
