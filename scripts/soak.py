@@ -47,21 +47,28 @@ class Run:
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
         self.log = log
-        self.started = time.monotonic()
+        # Until the command runs, a signal would end the fork in the middle of this script, which would clean up.
+        ready, begins = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
+            os.close(ready)
             os.setsid()
             handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
             os.environ["OMP_NUM_THREADS"] = "1"
-            self._become(arguments)
+            self._become(arguments, begins)
+        os.close(begins)
+        os.read(ready, 1)
+        os.close(ready)
+        self.started = time.monotonic()
 
     @staticmethod
-    def _become(arguments: Sequence[str]) -> NoReturn:
+    def _become(arguments: Sequence[str], begins: int) -> NoReturn:
         """The command, up to the end of the process, and nothing of what called it."""
         code: Any = 1
         try:
+            os.close(begins)
             harfeat(list(arguments))
         except SystemExit as end:
             code = end.code
