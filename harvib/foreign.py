@@ -43,7 +43,7 @@ _RECURRENT = re.compile(r"(|.*\.)((?:weight|bias)_(?:ih|hh|hr)_l[0-9]{1,3}(?:_re
 _TOLERANCE = 1e-9
 _ZIP = b"PK\x03\x04"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, LookupError, RuntimeError)
-"""What zipfile and PyTorch raise on damaged archives; RuntimeError covers NotImplementedError."""
+"""What zipfile and PyTorch raise on damaged archives."""
 
 
 @dataclass(frozen=True, eq=False)

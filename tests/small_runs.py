@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from caches import TEST_SPLIT, made_up_cache
+from click.testing import CliRunner, Result
 
 from harvib import methods
 from harvib.checkpoint import Checkpoint
+from harvib.cli import main
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 
@@ -34,6 +36,19 @@ QUICK: dict[str, Any] = {
     "mask_lr": 0.2,
 }
 """Enough for the masks to drop something, in about a second."""
+
+
+def train_command(cache: Path, run_dir: Path, *arguments: str) -> Result:
+    """`harvib train` on the test split of a cache, from the command line."""
+    where = ["--features", str(cache), "--split", TEST_SPLIT, "--run-dir", str(run_dir)]
+    return CliRunner().invoke(main, ["train", *where, *arguments])
+
+
+def assert_refused(result: Result, message: str) -> None:
+    """Exit code 2 and one line that holds the message."""
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def small_run(folder: Path, method: str = "vib", name: str = "run", **changes: Any) -> Path:

@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 import torch
 from caches import TEST_SPLIT, made_up_cache, permuted_test_labels
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_runs import assert_refused, train_command
 from test_compact import difference, masked_model
 
 from harvib import methods
 from harvib.budget import Controller, Ranking, land, plain_size, smallest, smallest_within
 from harvib.checkpoint import Checkpoint
-from harvib.cli import main
 from harvib.compact import compact
 from harvib.models import SequenceClassifier
 from harvib.rundir import RunFolder
@@ -275,36 +274,13 @@ WRONG = [
 def test_a_budget_that_cannot_be_is_one_line_and_leaves_no_folder(
     cache: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    given = [
-        "train",
-        "--features",
-        str(cache),
-        "--split",
-        TEST_SPLIT,
-        "--run-dir",
-        str(tmp_path / "run"),
-        *arguments,
-    ]
-    result = CliRunner().invoke(main, given)
-    assert result.exit_code == 2
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert_refused(train_command(cache, tmp_path / "run", *arguments), message)
     assert not (tmp_path / "run").exists()
 
 
 def test_the_command_line_meets_a_target(cache: Path, tmp_path: Path) -> None:
     options = [f"--{name.replace('_', '-')}={value}" for name, value in FIELDS.items() if name != "standardize"]
-    given = [
-        "train",
-        "--features",
-        str(cache),
-        "--split",
-        TEST_SPLIT,
-        "--run-dir",
-        str(tmp_path / "run"),
-        *options,
-    ]
-    result = CliRunner().invoke(main, [*given, "--target-params=500", "--device=cpu"])
+    result = train_command(cache, tmp_path / "run", *options, "--target-params=500", "--device=cpu")
     assert result.exit_code == 0, result.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["budget"]["reached"] <= report["budget"]["target"] == 500

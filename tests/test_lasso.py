@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from caches import TEST_SPLIT, made_up_cache
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_runs import assert_refused, train_command
 from test_compact import difference, masked_model, set_mask
 
 from harvib import lasso, methods
@@ -20,7 +20,6 @@ from harvib.budget import deciding, land
 from harvib.cells import MaskedCell
 from harvib.cells.stack import Layer
 from harvib.checkpoint import Checkpoint
-from harvib.cli import main
 from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.lasso import GroupLasso, drop_zero_groups, freeze_masks, squared_norms
@@ -328,20 +327,7 @@ WRONG = [
 def test_a_combination_that_cannot_be_is_one_line(
     cache: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    given = [
-        "train",
-        "--features",
-        str(cache),
-        "--split",
-        TEST_SPLIT,
-        "--run-dir",
-        str(tmp_path / "run"),
-        *arguments,
-    ]
-    result = CliRunner().invoke(main, given)
-    assert result.exit_code == 2
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert_refused(train_command(cache, tmp_path / "run", *arguments), message)
     assert not (tmp_path / "run").exists()
 
 

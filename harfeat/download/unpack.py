@@ -60,6 +60,7 @@ def _unpack_zip(archive: Path, folder: Path, members: Iterable[Member]) -> None:
                         if left < 0:
                             raise InputError(f"{archive}: {member.name!a} is larger than the archive says")
                         stream.write(block)
+    # NotImplementedError is what zipfile raises where damage has made a compression method that there is not.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise InputError(f"{archive}: damaged ({error}): remove it and try again") from error
 
