@@ -34,6 +34,10 @@ class VIBMask(nn.Module):
             return self.hard().expand(batch, -1)
         return self.mu + normal(batch, self.mu) * torch.exp(0.5 * self.log_variance)
 
+    def one_draw(self) -> Tensor:
+        """Factors of shape (size,): one draw for all clips, the same on all processes that share a batch."""
+        return self.mu + torch.randn_like(self.mu) * torch.exp(0.5 * self.log_variance)
+
     def log_alpha(self) -> Tensor:
         """log(sigma^2 / mu^2), (size,); +inf where mu is zero."""
         return self.log_variance - 2 * torch.log(self.mu.abs())

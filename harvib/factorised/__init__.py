@@ -1,1 +1,25 @@
-"""Structured matrices in place of dense ones."""
+"""Structured matrices for the cells: tensor networks and others, one line a kind here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from harvib.factorised.base import Factor, Matrix, Slim
+from harvib.factorised.network import TensorNetwork
+from harvib.factorised.shapes import NETWORKS
+
+KINDS: dict[str, Callable[[Factor], Matrix]] = dict.fromkeys(NETWORKS, TensorNetwork)
+"""A fresh matrix from its description, by kind."""
+
+
+@lru_cache(maxsize=4096)
+def outline(factor: Factor) -> Matrix:
+    """The matrix without memory for its weights: for its sizes and rules."""
+    with torch.device("meta"):
+        return KINDS[factor.kind](factor)
+
+
+__all__ = ["KINDS", "NETWORKS", "Factor", "Matrix", "Slim", "outline"]

@@ -1,0 +1,107 @@
+"""What every structured matrix offers: a description that fits a file, a product, masks, and exact compaction.
+
+A matrix of a cell, (rows, columns), that is not held entry by entry but computed from fewer weights. Its `Factor`
+says all of it but the weights; the registry of kinds is in harvib/factorised/__init__.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from harvib.masks import VIBMask
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A structured matrix, weights apart.
+
+    `rows` and `columns` are the modes: their products are the matrix's sizes, the first mode varies slowest.
+    `ranks` are the sizes of its bonds in the order of its kind; a kind without modes has one of each and no bonds.
+    """
+
+    kind: str
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    ranks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = (*self.rows, *self.columns, *self.ranks)
+        if not self.rows or not self.columns or not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"no such structured matrix: {self}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, columns) of the matrix."""
+        return math.prod(self.rows), math.prod(self.columns)
+
+
+class Matrix(nn.Module, ABC):
+    """A structured matrix (rows, columns), plain, with masks, or compact.
+
+    `masks` holds its VIBMasks by name; it is empty in the plain and the compact form, and where nothing of the
+    kind can be masked. `drops_inputs`: whether the compact form saves anything by a column that nobody needs, and
+    can fold a factor of a column away.
+    """
+
+    drops_inputs: bool = False
+
+    def __init__(self, factor: Factor) -> None:
+        super().__init__()
+        self.factor = factor
+        self.rows, self.columns = factor.size
+        self.masks = nn.ModuleDict()
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """The matrix itself, (rows, columns), differentiable; with the hard masks."""
+
+    @abstractmethod
+    def drawn(self) -> Tensor:
+        """`dense` with one fresh draw of the masks for all clips."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., columns) to (..., rows). In training with masks x is (B, T, columns): a draw a clip."""
+
+    @abstractmethod
+    def parameter_count(self) -> int:
+        """Exact number of weights, without masks."""
+
+    def masked(self) -> Matrix:
+        """A copy with a fresh mask on all that can be masked."""
+        return copy.deepcopy(self)
+
+    def of_masks(self) -> dict[str, VIBMask]:
+        """`masks`, with their type."""
+        return {name: mask for name, mask in self.masks.items() if isinstance(mask, VIBMask)}
+
+    @abstractmethod
+    def compacted(self, rows: Tensor, inputs: Tensor, scale: Tensor) -> Slim:
+        """Without what the masks drop, exactly.
+
+        Only the `rows` (R,) are needed. The result reads the columns `inputs` (K,) alone, each times its entry of
+        `scale` (columns,) in float64. A kind that does not drop inputs is given all of them and a scale of one.
+        Raises InputError where a mask keeps nothing.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Slim:
+    """A compact matrix, and where in its product the rows that were asked for stand, (R,)."""
+
+    matrix: Matrix
+    rows: Tensor
+
+
+def entry_deviation(columns: int, summands: int, factors: int) -> float:
+    """Standard deviation of normal weights whose sum of products has variance 1 / columns ("fan-in").
+
+    An entry of the matrix is a sum of `summands` products of `factors` weights each; products that differ in a
+    weight are uncorrelated, so its variance is summands * deviation^(2 * factors).
+    """
+    return float((1.0 / (columns * summands)) ** (0.5 / factors))
