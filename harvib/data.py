@@ -108,6 +108,11 @@ class ClipSet:
         draws: np.ndarray = np.random.default_rng((seed, epoch, 1)).integers(0, count, size=(clips,))
         return draws[self.clips]
 
+    def spans(self) -> np.ndarray:
+        """(1 + K, V, 2) the first row and the end of each of the cache's clips, as it is and in each view."""
+        main = np.stack([self.offsets[:-1], self.offsets[1:]], axis=-1)[None]
+        return main if self.views is None else np.concatenate([main, self.views])
+
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each feature over all rows of these clips, (D,) each."""
         count = int((self.offsets[self.clips + 1] - self.offsets[self.clips]).sum())
@@ -122,7 +127,7 @@ class ClipSet:
 
     def _clip_rows(self) -> Iterator[Tensor]:
         for clip in self.clips:
-            yield _as_numbers(self.rows[self.offsets[clip] : self.offsets[clip + 1]], torch.float64)
+            yield as_numbers(self.rows[self.offsets[clip] : self.offsets[clip + 1]], torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +155,7 @@ class Parts:
     parts_hash: str
 
 
-def _as_numbers(rows: Tensor, dtype: torch.dtype) -> Tensor:
+def as_numbers(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Stored rows as what models compute with: bytes are divided by 255, all else keeps its value."""
     numbers = rows.to(dtype)
     return numbers.div_(255) if rows.dtype == torch.uint8 else numbers
@@ -162,11 +167,11 @@ def _gathered(rows: Tensor, starts: np.ndarray, lengths: np.ndarray) -> Tensor:
     if lengths.min() == steps and not (starts % steps).any():
         # As in a cache whose clips are equally long: whole clips are copied, as fast as memory gives them.
         blocks = rows[: len(rows) // steps * steps].view(-1, steps, dim)
-        return _as_numbers(blocks.index_select(0, torch.from_numpy(starts // steps)), torch.float32)
+        return as_numbers(blocks.index_select(0, torch.from_numpy(starts // steps)), torch.float32)
     step = np.arange(steps)
     places = starts[:, None] + np.minimum(step, lengths[:, None] - 1)
     chosen = rows.index_select(0, torch.from_numpy(places.ravel()))
-    features = _as_numbers(chosen, torch.float32).view(len(starts), steps, dim)
+    features = as_numbers(chosen, torch.float32).view(len(starts), steps, dim)
     features[torch.from_numpy(step >= lengths[:, None])] = 0
     return features
 

@@ -15,7 +15,7 @@ from harvib.cells import CELLS, Shape, Stack
 from harvib.front import Front
 from harvib.masks import VIBMask
 from harvib.noise import dropout
-from harvib.readout import READOUTS
+from harvib.readout import READOUTS, mean
 
 State = Literal["plain", "masked", "compact"]
 
@@ -127,6 +127,12 @@ class SequenceClassifier(nn.Module):
         if self.input_mask is not None:
             factor = factor * self.input_mask(batch)
         return factor
+
+    @property
+    def sees_mean(self) -> bool:
+        """Whether the mean of its rows over time is all that it sees of a clip: that has the same logits."""
+        averages = READOUTS[self.spec.readout] is mean
+        return averages and self.front is None and self.recurrent.affine
 
     def standardize_by(self, mean: Tensor, std: Tensor) -> None:
         """Standardise inputs by these statistics of the train part, (K,) each; a constant input becomes zero.

@@ -29,6 +29,7 @@ from harvib.magnitude import rank_by_norm
 from harvib.manner import Manner
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.reduction import reduced
 from harvib.runconfig import Given, plain_spec, require_same
 from harvib.rundir import RunFolder, rounded, write_json
 from harvib.selection import select_inputs
@@ -121,14 +122,15 @@ class Stages:
 
     def _land(self, model: SequenceClassifier, target: int, strength: float | None = None) -> None:
         """Bring the masks exactly to the target, and note what strength of the betas led there, if any."""
-
-        def score(masked: SequenceClassifier) -> tuple[float, float]:
-            result = evaluate(masked, self.parts.validation, self.device)
-            accuracy, loss = self.manner.team.of_first((result.accuracy, result.loss))
-            return accuracy, -loss
-
         before = {"inputs": len(model.kept_inputs()), "units": sum(map(sum, model.kept_units()))}
-        land(model, target, self.settings.scales_stay, score)
+        with reduced(model, self.parts.validation) as (validation,):
+
+            def score(masked: SequenceClassifier) -> tuple[float, float]:
+                result = evaluate(masked, validation, self.device)
+                accuracy, loss = self.manner.team.of_first((result.accuracy, result.loss))
+                return accuracy, -loss
+
+            land(model, target, self.settings.scales_stay, score)
         found: dict[str, Any] = {"target": target, "before_landing": before}
         if strength is not None:
             betas = {"beta": self.settings.beta * strength, "beta_input": self.settings.beta_input * strength}
@@ -166,12 +168,14 @@ class Stages:
         if stage.name == "lasso":
             settings = dataclasses.replace(settings, beta=0.0, beta_input=0.0)
         stop, team, writes_events = self.manner.stop, self.manner.team, contextlib.ExitStack()
-        with writes_events:
+        reduction = reduced(model, self.parts.train, self.parts.validation)
+        with writes_events, reduction as (train, validation):
             record: Callable[[Row], None] = self.folder.record
             if self.manner.tensorboard and team.first:
                 record = _both(record, writes_events.enter_context(events(self.folder.path, self.folder.rows())))
             arguments = (checkpoint, record, targets, controller, lasso, stop, team)
-            stopped = fit(model, stage, self.parts, settings, self.device, *arguments)
+            parts = dataclasses.replace(self.parts, train=train, validation=validation)
+            stopped = fit(model, stage, parts, settings, self.device, *arguments)
         if stopped is not None:
             raise Stopped(stage.name, stopped, stage.epochs, model, self.settings)
 

@@ -11,8 +11,13 @@ from torch import Tensor, nn
 
 
 class Cell(nn.Module, ABC):
-    """(B, T, input_size) to states (B, T, hidden_size), causal: step t sees steps up to t only."""
+    """(B, T, input_size) to states (B, T, hidden_size), causal: step t sees steps up to t only.
 
+    `AFFINE`: a state is an affine function of its own step's input alone, the same at all steps of a sequence, so
+    that the mean of the states is the state of the mean input.
+    """
+
+    AFFINE: ClassVar[bool] = False
     input_size: int
     hidden_size: int
 

@@ -5,6 +5,8 @@ Under VIB only the mask on the input works; scale and shift of the kept inputs f
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
@@ -12,6 +14,8 @@ from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
 
 class Identity(PlainCell):
     """(B, T, D) to the same; the hidden size is the input size, whatever was asked for."""
+
+    AFFINE: ClassVar[bool] = True
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -39,6 +43,7 @@ class Identity(PlainCell):
 class MaskedIdentity(MaskedCell):
     """The identity behind a masked input."""
 
+    AFFINE: ClassVar[bool] = True
     DECIDING = ()
 
     def __init__(self, input_size: int) -> None:

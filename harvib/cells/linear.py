@@ -23,6 +23,8 @@ from harvib.masks import VIBMask
 class Projection(PlainCell):
     """nn.Linear at every step; plain and compact are the same."""
 
+    AFFINE: ClassVar[bool] = True
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
@@ -50,6 +52,7 @@ class Projection(PlainCell):
 class MaskedProjection(MaskedCell):
     """The projection with a mask of R factors."""
 
+    AFFINE: ClassVar[bool] = True
     DECIDING: ClassVar[tuple[str, ...]] = ("p",)
     OUTPUT: ClassVar[str] = "p"
 

@@ -136,6 +136,11 @@ class Stack(nn.Module):
         """How many of them, the last, come from the backward direction."""
         return sum(self.shape[-1][1:])
 
+    @property
+    def affine(self) -> bool:
+        """Whether the mean of what the reader sees is what it sees of the mean input; see `Cell.AFFINE`."""
+        return all(cell.AFFINE for layer in self._layers() for _, cell in layer.directions())
+
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         first = None
         for number, layer in enumerate(self.layers):
