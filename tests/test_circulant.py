@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import bench_circulant
 
+from harvib.factorised import KINDS, Factor
 from harvib.factorised.circulant import Circulant, Diagonal, parameters
+from harvib.factorised.circulant_matrix import DIAGONALS, CirculantMatrix, circulant
 
 
 def by_hand(layer: Circulant) -> Tensor:
@@ -56,8 +58,8 @@ def layers(draw: st.DrawFn) -> Circulant:
         return Circulant(rows, columns, factors, diagonal).double()
     size = columns + columns % 2 + 2 * draw(st.integers(0, 2))
     layer = Circulant(rows, columns, factors, diagonal, size).double()
-    assert layer.positions is not None
-    layer.positions.copy_(torch.randperm(size)[:columns].sort().values)
+    if layer.positions is not None:
+        layer.positions.copy_(torch.randperm(size)[:columns].sort().values)
     return layer
 
 
@@ -174,6 +176,70 @@ def test_a_matrix_that_cannot_be(
 ) -> None:
     with pytest.raises(ValueError, match="circulant"):
         Circulant(rows, columns, factors, diagonal, size)
+
+
+@st.composite
+def prunings(draw: st.DrawFn) -> tuple[CirculantMatrix, list[int], list[int]]:
+    """A matrix, and the rows and the columns to keep."""
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    kind = draw(st.sampled_from(sorted(DIAGONALS)))
+    rows, columns = draw(st.integers(1, 21)), draw(st.integers(1, 9))
+    matrix = KINDS[kind](circulant(kind, rows, columns, draw(st.integers(1, 3)))).double()
+    assert isinstance(matrix, CirculantMatrix)
+    subsets = [sorted(draw(st.sets(st.integers(0, size - 1), min_size=1))) for size in (rows, columns)]
+    return matrix, subsets[0], subsets[1] if matrix.drops_inputs else list(range(columns))
+
+
+@given(prunings(), st.integers(0, 3))
+@settings(max_examples=120, deadline=None)
+def test_what_is_left_of_a_matrix_is_its_kept_rows_and_columns(
+    case: tuple[CirculantMatrix, list[int], list[int]], clips: int
+) -> None:
+    matrix, rows, inputs = case
+    scale = torch.randn(matrix.columns, dtype=torch.float64) if matrix.drops_inputs else torch.ones(matrix.columns)
+    # Twice, as a model that is pruned again.
+    slim = matrix.compacted(torch.tensor(rows), torch.tensor(inputs), scale)
+    again = slim.matrix.compacted(slim.rows, torch.arange(len(inputs)), torch.ones(len(inputs)))
+    expected = by_hand(matrix.layer)[rows][:, inputs] * scale[inputs]
+    x = torch.randn(clips, 2, len(inputs), dtype=torch.float64)
+    for found in (slim, again):
+        torch.testing.assert_close(found.matrix.dense()[found.rows], expected)
+        torch.testing.assert_close(found.matrix(x)[..., found.rows], x @ expected.T)
+    size, factors = matrix.layer.size, matrix.layer.factors
+    blocks = len({row // size for row in rows})
+    diagonals = len(inputs) + (factors - 1) * size if matrix.drops_inputs else 0
+    assert slim.matrix.parameter_count() == again.matrix.parameter_count() == blocks * (factors * size + diagonals)
+    assert slim.matrix.parameter_count() == sum(weight.numel() for weight in slim.matrix.parameters())
+
+
+@pytest.mark.parametrize("kind", sorted(DIAGONALS))
+@pytest.mark.parametrize(("rows", "columns", "factors"), [(16, 512, 1), (300, 64, 1), (16, 512, 3), (40, 101, 2)])
+def test_entries_are_drawn_by_fan_in(kind: str, rows: int, columns: int, factors: int) -> None:
+    torch.manual_seed(0)
+    squares = [
+        KINDS[kind](circulant(kind, rows, columns, factors)).dense().detach().square().mean() for _ in range(40)
+    ]
+    assert float(torch.stack(squares).mean()) == pytest.approx(1 / columns, rel=0.15)
+
+
+@pytest.mark.parametrize(("rows", "count"), [(4, 500), (64, 500), (64, 1), (1024, 8)])
+def test_both_ways_to_a_product_agree(rows: int, count: int) -> None:
+    """Few rows go by the matrix, many by transforms; the caller sees no difference."""
+    torch.manual_seed(0)
+    matrix = KINDS["circulant"](circulant("circulant", rows, 64, 2))
+    x = torch.randn(count, 64)
+    torch.testing.assert_close(matrix(x), x @ matrix.dense().T, atol=1e-5, rtol=1e-5)
+
+
+def test_descriptions_that_are_no_circulant_matrix() -> None:
+    for factor in (Factor("circulant", (2, 2), (4,), (4,)), Factor("circulant", (4,), (4,), (4, 6))):
+        with pytest.raises(ValueError, match="circulant"):
+            KINDS["circulant"](factor)
+    with pytest.raises(ValueError, match="circulant"):
+        KINDS["circulant"](Factor("circulant", (4,), (4,)))
+    fixed = KINDS["circulant-signs"](circulant("circulant-signs", 4, 4, 1))
+    with pytest.raises(ValueError, match="reads all of its inputs"):
+        fixed.compacted(torch.arange(4), torch.arange(3), torch.ones(4))
 
 
 def test_the_benchmark_tells_ratios_of_the_times_beside_them(tmp_path: Path) -> None:

@@ -8,10 +8,14 @@ from functools import lru_cache
 import torch
 
 from harvib.factorised.base import Factor, Matrix, Slim
+from harvib.factorised.circulant_matrix import DIAGONALS, CirculantMatrix
 from harvib.factorised.network import TensorNetwork
 from harvib.factorised.shapes import NETWORKS
 
-KINDS: dict[str, Callable[[Factor], Matrix]] = dict.fromkeys(NETWORKS, TensorNetwork)
+KINDS: dict[str, Callable[[Factor], Matrix]] = {
+    **dict.fromkeys(NETWORKS, TensorNetwork),
+    **dict.fromkeys(DIAGONALS, CirculantMatrix),
+}
 """A fresh matrix from its description, by kind."""
 
 

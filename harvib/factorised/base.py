@@ -21,7 +21,7 @@ class Factor:
     """A structured matrix, weights apart.
 
     `rows` and `columns` are the modes: their products are the matrix's sizes, the first mode varies slowest.
-    `ranks` are the sizes of its bonds in the order of its kind; a kind without modes has one of each and no bonds.
+    `ranks` are the sizes of its bonds in the order of its kind; a kind without modes has one of each.
     """
 
     kind: str

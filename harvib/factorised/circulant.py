@@ -4,10 +4,11 @@ One block maps N values x to N values
 
     y = irfft(rfft(x * d) * conj(rfft(w)))        that is (x * d) C with C[n, m] = w[(n - m) mod N]
 
-N even, w and d learned, drawn from N(0, 1/sqrt(rows)), no bias: 2N parameters (Araujo et al., "Training compact
-deep learning models for video classification using circulant matrices", 2018). More rows than N: ceil(rows / N)
-blocks side by side, each with a w and a d of its own; fewer: the first rows of a block. Several factors are such
-products one after another, each with its own w and d (2N a factor), and a block of them is cut at the end.
+N even, w and d learned, no bias: 2N parameters (Araujo et al., "Training compact deep learning models for video
+classification using circulant matrices", 2018). They are drawn from N(0, 1/sqrt(rows)), where no other `deviation`
+is asked for. More rows than N: ceil(rows / N) blocks side by side, each with a w and a d of its own; fewer: the
+first rows of a block. Several factors are such products one after another, each with its own w and d (2N a
+factor), and a block of them is cut at the end.
 
 Variants of that paper: diagonals of fixed random signs, which are no parameters (its weaker baseline), and none
 at all, one w a block (its mixture of experts).
@@ -30,7 +31,7 @@ class Circulant(nn.Module):
 
     `w` (factors, blocks, N); `d` (blocks, columns), the diagonal of the first factor, and `inner`
     (factors - 1, blocks, N), those of the others: parameters, or buffers of +1 and -1 where the diagonal is fixed.
-    `size` N and `positions` (columns,) are given where some of N columns are left: column k stands at place
+    `size` N is given where only some of N columns are left. With fewer columns than N column k stands at place
     `positions[k]` of the N, and what stands elsewhere is zero.
     """
 
@@ -45,16 +46,18 @@ class Circulant(nn.Module):
         factors: int = 1,
         diagonal: Diagonal = "learned",
         size: int | None = None,
+        deviation: float | None = None,
     ) -> None:
         super().__init__()
-        placed, size = size is not None, block_size(columns) if size is None else size
+        size = block_size(columns) if size is None else size
         if min(rows, columns, factors) < 1 or size % 2 or size < columns:
             raise ValueError(f"no circulant matrix {rows} x {columns}, {factors} factors, blocks of {size}")
         if diagonal == "none" and factors > 1:
             raise ValueError("circulant factors without diagonals between them are one factor")
         self.rows, self.columns, self.factors, self.diagonal, self.size = rows, columns, factors, diagonal, size
         self.blocks = block_count(rows, size)
-        self.register_buffer("positions", torch.arange(columns) if placed else None)
+        self._deviation = rows**-0.5 if deviation is None else deviation
+        self.register_buffer("positions", torch.arange(columns) if columns < size else None)
         self.w = nn.Parameter(self._normal(factors, self.blocks, size))
         self._hold("d", self.blocks, columns)
         self._hold("inner", factors - 1, self.blocks, size)
@@ -70,8 +73,7 @@ class Circulant(nn.Module):
             for number, weight in enumerate(weights):
                 if number and self.inner is not None:
                     values = values * self.inner[number - 1]
-                # rfft pads the odd column.
-                spectrum = torch.fft.rfft(values, n=self.size) * weight.conj()
+                spectrum = torch.fft.rfft(values) * weight.conj()
                 values = torch.fft.irfft(spectrum, n=self.size)
             return values.flatten(-2)[..., : self.rows].to(x.dtype)
 
@@ -86,7 +88,8 @@ class Circulant(nn.Module):
                 # A block's rows times the transpose of a circulant: the correlation turns into a convolution.
                 spectrum = torch.fft.rfft(found * self.inner[number, :, None]) * spectra[number][:, None]
                 found = torch.fft.irfft(spectrum, n=self.size)
-            found = found[..., : self.columns] if self.positions is None else found[..., self.positions]
+            if self.positions is not None:
+                found = found[..., self.positions]
             if self.d is not None:
                 found = found * self.d[:, None]
             return found.flatten(0, 1)[: self.rows].to(self.w.dtype)
@@ -99,7 +102,7 @@ class Circulant(nn.Module):
         return f"{self.columns} -> {self.rows}, {self.blocks} blocks of {self.size}, {self.factors} factors"
 
     def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape) * self.rows**-0.5
+        return self._deviation * torch.randn(*shape)
 
     def _hold(self, name: str, *shape: int) -> None:
         """A diagonal: None where there is none, or where the shape has no factor for it."""
