@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harvib.cells import CELLS, MaskedCell, Shape
+from harvib.cells import MaskedCell, Shape
 from harvib.cells.stack import Layer, kinds, width_read
 from harvib.errors import InputError
 from harvib.masks import VIBMask
@@ -42,7 +42,7 @@ def parameters_of(spec: ModelSpec, inputs: int, shape: Shape, reads: tuple[int, 
     cells = (
         kind.size(below, width, factors)
         for kind, below, widths in zip(
-            kinds(CELLS[spec.cell], shape, spec.projected), (inputs, *reads), shape, strict=True
+            kinds(spec.kind, shape, spec.projected), (inputs, *reads), shape, strict=True
         )
         for width in widths
         if width

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,8 @@ class Stopped(Exception):  # noqa: N818 - no error: the user wanted it
 
     `model` is what there is, its best epoch where the stage selects; `settings` are those it was trained with, and
     `masked` is what a compact model came from. A search that had found a model already puts it, with its masked
-    one, into `masked` and `model`, and tells it in `found`.
+    one, into `masked` and `model`, and tells it in `found`. `rank` is how the stage ranks groups of weights, where
+    not by their norms.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Stopped(Exception):  # noqa: N818 - no error: the user wanted it
         self.stage, self.epoch, self.of, self.model, self.settings = stage, epoch, of, model, settings
         self.masked: SequenceClassifier | None = None
         self.found: dict[str, Any] = {}
+        self.rank: Callable[[SequenceClassifier], None] | None = None
 
     @property
     def told(self) -> dict[str, Any]:

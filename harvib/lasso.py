@@ -93,9 +93,9 @@ class GroupLasso:
             corrected: Tensor = state["exp_avg_sq"] / (1 - beta ** float(state["step"]))
             return corrected
 
-        counts = _sums(model, lambda weight, factors: torch.ones_like(weight))
-        moments = _sums(model, moment)
-        factors = _sums(model, lambda weight, factors: factors.square().expand_as(weight))
+        counts = sums(model, lambda weight, factors: torch.ones_like(weight))
+        moments = sums(model, moment)
+        factors = sums(model, lambda weight, factors: factors.square().expand_as(weight))
         rate = rates[id(model.head.weight)]["lr"]
 
         def shares(strength: float) -> Callable[..., Tensor]:
@@ -148,17 +148,17 @@ def lasso_of(settings: TrainSettings) -> GroupLasso | None:
 
 def squared_norms(model: SequenceClassifier) -> Groups:
     """||group||^2 of each group of a masked model, with the means of the masks in them."""
-    return _sums(model, lambda weight, factors: (weight * factors).square())
+    return sums(model, lambda weight, factors: (weight * factors).square())
 
 
 @torch.no_grad()
 def drop_zero_groups(model: SequenceClassifier) -> None:
     """Close the masks of the units and inputs whose groups are zero; the model computes the same as before."""
     # Not squares: those of small numbers are zero.
-    sums = _sums(model, lambda weight, factors: weight.abs())
+    sizes = sums(model, lambda weight, factors: weight.abs())
     assert model.input_mask is not None
-    impose(model.input_mask, model.input_mask.keep() & (sums.inputs != 0))
-    for cells, parts in zip(cells_with_units(model), sums.units, strict=True):
+    impose(model.input_mask, model.input_mask.keep() & (sizes.inputs != 0))
+    for cells, parts in zip(cells_with_units(model), sizes.units, strict=True):
         for cell, part in zip(cells, parts, strict=True):
             for mask in deciding(cell):
                 impose(mask, mask.keep() & (part != 0))
@@ -174,8 +174,8 @@ def freeze_masks(model: SequenceClassifier, open_all: bool = False) -> None:
         mask.log_variance.requires_grad_(False)
 
 
-def _sums(model: SequenceClassifier, value: Value) -> Groups:
-    """The sum of `value` over the weights of each group, each weight once."""
+def sums(model: SequenceClassifier, value: Value) -> Groups:
+    """The sum of `value` over the weights of each group of a masked model, each weight once."""
     assert model.input_mask is not None
     factors: Tensor = model.input_mask.mu
     inputs: Tensor | None = None
@@ -190,7 +190,7 @@ def _sums(model: SequenceClassifier, value: Value) -> Groups:
             of_ih = value(weight_ih, factors)
             read.append(of_ih.sum(0))
             if weight_hh is None:
-                own.append(of_ih.sum(1))
+                own.append(of_ih.sum(1).view(-1, size).sum(0))
                 continue
             of_hh = value(weight_hh, output)
             rows = (of_ih.sum(1) + of_hh.sum(1)).view(-1, size).sum(0)

@@ -7,33 +7,41 @@ are those of VIB: methods differ in the ranking, and in nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from harvib.budget import deciding
-from harvib.lasso import cells_with_units, squared_norms
+from harvib.lasso import Groups, cells_with_units, squared_norms
 from harvib.masks import VIBMask
 from harvib.models import SequenceClassifier
 
 _TINY = 1e-30
 
 
-@torch.no_grad()
 def rank_by_norm(model: SequenceClassifier) -> None:
-    """Set the masks' log alpha to log(median / ||group||^2); their means stay.
+    """Set the masks' log alpha to log(median / ||group||^2); their means stay."""
+    rank_by(
+        model, squared_norms(model), lambda squares: (squares.median() + _TINY).log() - (squares + _TINY).log()
+    )
 
-    Masks between layers, which share the groups of the layer below, stay open.
+
+@torch.no_grad()
+def rank_by(model: SequenceClassifier, values: Groups, log_alpha: Callable[[Tensor], Tensor]) -> None:
+    """Set the masks' log alpha to that of their groups' values; their means stay.
+
+    `log_alpha` takes all values of the inputs, or of the units of a layer, (N,) to (N,). Masks between layers,
+    which share the groups of the layer below, stay open.
     """
     assert model.input_mask is not None
-    norms = squared_norms(model)
-    _rank([model.input_mask], norms.inputs, norms.inputs.median())
-    for cells, parts in zip(cells_with_units(model), norms.units, strict=True):
-        median = torch.cat(parts).median()
-        for cell, part in zip(cells, parts, strict=True):
-            _rank(deciding(cell), part, median)
+    _set([model.input_mask], log_alpha(values.inputs))
+    for cells, parts in zip(cells_with_units(model), values.units, strict=True):
+        found = log_alpha(torch.cat(parts)).split([len(part) for part in parts])
+        for cell, part in zip(cells, found, strict=True):
+            _set(deciding(cell), part)
 
 
-def _rank(masks: list[VIBMask], squares: Tensor, median: Tensor) -> None:
-    log_alpha = (median + _TINY).log() - (squares + _TINY).log()
+def _set(masks: list[VIBMask], log_alpha: Tensor) -> None:
     for mask in masks:
         mask.log_variance.copy_(log_alpha + 2 * mask.mu.abs().clamp_min(_TINY).log())

@@ -57,7 +57,7 @@ def within_drop(
     chosen = RunFolder(search / str(best))
     for file in sorted(chosen.path.glob("*.safetensors")):
         shutil.copyfile(file, folder.path / file.name)
-    for stage in ("vib", "lasso", "finetune"):
+    for stage in ("vib", "lasso", "movement", "finetune"):
         folder.rewind(stage, 0)
     for row in chosen.rows():
         folder.record(dict(row))

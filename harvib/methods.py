@@ -27,6 +27,7 @@ from harvib.rundir import RunFolder, write_json
 from harvib.settings import TrainSettings
 from harvib.source import Source, opened, require_complete, source_of
 from harvib.stages import Stages
+from harvib.teacher import targets_of
 from harvib.unfinished import unfinished
 from harvib.weights import ModelCard, save_model
 
@@ -40,12 +41,14 @@ def train(
     device: torch.device | None = None,
     allow_missing: bool = False,
     manner: Manner | None = None,
+    teacher: Path | None = None,
 ) -> dict[str, Any]:
     """Run all stages of `settings.method`; the report, which also stands in the run folder.
 
     `features` is a cache, or `cache::stream` where it has several. `init` is a finished run whose plain model is
-    taken over, or a model from elsewhere. The same call on the same folder resumes, and returns the report where
-    the run is finished. Where `manner.stop` asks, the run ends early with a report that says `interrupted`, and
+    taken over, or a model from elsewhere; `teacher` a finished run whose final model gives the soft targets,
+    in place of the run's own plain model. The same call on the same folder resumes, and returns the report where the
+    run is finished. Where `manner.stop` asks, the run ends early with a report that says `interrupted`, and
     the same call goes on from there. Raises InputError and CacheError.
     """
     device, manner = device or best_device(), manner or Manner()
@@ -57,13 +60,16 @@ def train(
         require_complete(cache, allow_missing)
         parts = load_parts(cache, split, settings.validation, settings.seed, settings.views, stream, source.names)
         card = ModelCard(cache.classes, cache.fingerprint, stream)
-        config = config_of(cache, stream, split, settings, parts, init)
+        config = config_of(cache, stream, split, settings, parts, init, teacher)
+        folder, targets = RunFolder(run_dir), None
+        if teacher is not None and not folder.is_finished():
+            targets = targets_of(teacher, cache, settings, config, source.names, device)
     target_of(settings, plain_spec(settings, parts.train.dim, card))
-    folder = RunFolder(run_dir)
     folder.begin(config)
     if folder.is_finished():
         return reported(folder, manner)
-    return run_stages(Stages(folder, settings, parts, card, device, manner), config, init)
+    stages = Stages(folder, settings, parts, card, device, manner, targets=targets)
+    return run_stages(stages, config, init)
 
 
 def reported(folder: RunFolder, manner: Manner) -> dict[str, Any]:

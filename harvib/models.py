@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from harvib.cells import CELLS, Shape, Stack
+from harvib.cells import CELLS, PlainCell, Shape, Stack
 from harvib.front import Front
 from harvib.masks import VIBMask
 from harvib.noise import dropout
@@ -26,7 +26,8 @@ class ModelSpec:
 
     `features` D are what a clip has, `inputs` K of them are read; `shape` holds the hidden units by layer and
     direction; `reads`, of a compact model, how many states of the layer below each further layer reads.
-    `projected`: the first of the layers is a linear projection, which the head reads too.
+    `projected`: the first of the layers is a linear projection, which the head reads too. `kernel`: steps that a
+    unit of `conv` sees.
     """
 
     cell: str
@@ -39,10 +40,11 @@ class ModelSpec:
     dropout: float = 0.0
     reads: tuple[int, ...] = ()
     projected: bool = False
+    kernel: int = 3
 
     def __post_init__(self) -> None:
         known = self.cell in CELLS and self.state in get_args(State) and self.readout in READOUTS
-        sizes = (self.features, self.inputs, self.classes, *map(sum, self.shape), *self.reads)
+        sizes = (self.features, self.inputs, self.classes, self.kernel, *map(sum, self.shape), *self.reads)
         widths = [width for layer in self.shape for width in layer]
         if not known or not self.shape or not all(type(size) is int and size > 0 for size in sizes):
             raise ValueError(f"no such model: {self}")
@@ -50,7 +52,11 @@ class ModelSpec:
             raise ValueError(f"no such model: {self}")
         if self.state != "compact" and 0 in widths:
             raise ValueError(f"no such model: {self}")
-        if self.projected and (len(self.shape) < 2 or len(self.shape[0]) != 1 or self.cell == "mean"):
+        if self.projected and (len(self.shape) < 2 or len(self.shape[0]) != 1):
+            raise ValueError(f"no such model: {self}")
+        if not self.kind.STACKS and len(self.shape[0]) + len(self.shape) > 2:
+            raise ValueError(f"no such model: {self}")
+        if self.kind.READOUT not in (None, self.readout):
             raise ValueError(f"no such model: {self}")
         below = zip(self.reads, self.shape, strict=False)
         if len(self.reads) != (len(self.shape) - 1 if self.state == "compact" else 0) or any(
@@ -59,6 +65,11 @@ class ModelSpec:
             raise ValueError(f"no such model: {self}")
         if self.inputs > self.features or not 0 <= self.dropout < 1:
             raise ValueError(f"no such model: {self}")
+
+    @property
+    def kind(self) -> type[PlainCell]:
+        """The plain cell."""
+        return CELLS[self.cell].of_width(self.kernel)
 
     def to_json(self) -> str:
         """As text, for the metadata of a weight file."""
@@ -165,10 +176,9 @@ class SequenceClassifier(nn.Module):
 
 
 def _stack(spec: ModelSpec) -> Stack:
-    kind = CELLS[spec.cell]
     if spec.state == "compact":
-        return Stack.compact(kind, spec.inputs, spec.shape, spec.reads, spec.projected)
-    plain = Stack.plain(kind, spec.inputs, spec.shape, spec.projected)
+        return Stack.compact(spec.kind, spec.inputs, spec.shape, spec.reads, spec.projected)
+    plain = Stack.plain(spec.kind, spec.inputs, spec.shape, spec.projected)
     return plain.masked() if spec.state == "masked" else plain
 
 

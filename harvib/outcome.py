@@ -45,9 +45,10 @@ def report_of(
             report["budget"] = read_json(folder.budget) | {"reached": few}
     final = list(models.values())[-1]
     report["confusion"] = evaluate(final, parts.test, device).confusion().tolist()
-    seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "lasso", "finetune")}
-    if not seconds["lasso"]:
-        del seconds["lasso"]
+    seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "lasso", "movement", "finetune")}
+    for stage in ("lasso", "movement"):
+        if not seconds[stage]:
+            del seconds[stage]
     report |= {
         "seed": settings.seed,
         "seconds": seconds,

@@ -22,6 +22,7 @@ AFTER_PLAIN = frozenset(
         "method", "finetune_dropout", "beta", "beta_input", "lasso", "lasso_input", "lasso_threshold",
         "lasso_time", "lasso_epochs", "lasso_lr", "target_params", "target_ratio", "max_drop", "warmup", "distill",
         "temperature", "vib_epochs", "finetune_epochs", "keep_scales", "vib_lr", "mask_lr", "finetune_lr",
+        "movement_epochs", "movement_lr",
     }
 )  # fmt: skip
 """Settings that the plain model does not depend on. A setting not named here is taken to matter to it."""

@@ -47,6 +47,11 @@ class Arithmetic:
             return nullcontext()
         return torch.autocast(self._device.type, self._dtype)
 
+    @property
+    def scale(self) -> float:
+        """What `backward` multiplies the gradients by, until `step` undoes it."""
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
     def backward(self, loss: Tensor) -> None:
         """Gradients of the loss, scaled where float16 needs it."""
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()

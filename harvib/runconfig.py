@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from harfeat.cache import Cache
-from harvib.cells import shape_of
+from harvib.cells import CELLS, shape_of
 from harvib.data import Division, Parts, view_streams
 from harvib.errors import InputError
 from harvib.models import ModelSpec, SequenceClassifier
@@ -37,10 +37,15 @@ def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> Model
         shape=(((settings.project,),) if settings.project else ())
         + shape_of(settings.hidden, settings.layers, settings.bidirectional),
         classes=len(card.classes),
-        readout=settings.readout,
+        readout=_readout(settings),
         dropout=settings.dropout,
         projected=settings.project > 0,
+        kernel=settings.kernel,
     )
+
+
+def _readout(settings: TrainSettings) -> str:
+    return settings.readout if settings.readout != "auto" else CELLS[settings.model].READOUT or "mean"
 
 
 def require_same(origin: str, theirs: ModelSpec, ours: ModelSpec) -> None:
@@ -61,6 +66,7 @@ def _asked(spec: ModelSpec) -> dict[str, str]:
         "--hidden": str(cells[0][0]),
         "--layers": str(len(cells)),
         "--bidirectional": "yes" if len(cells[0]) == 2 else "no",
+        "--kernel": str(spec.kernel),
         "--readout": spec.readout,
         "inputs": f"{spec.inputs} of {spec.features}",
         "classes": str(spec.classes),
@@ -74,12 +80,14 @@ def config_of(
     settings: TrainSettings,
     parts: Parts | Division,
     init: Path | Given | None,
+    teacher: Path | None = None,
 ) -> dict[str, Any]:
     """Everything needed to repeat a run, and to tell it from another."""
     return {
         "settings": dataclasses.asdict(settings),
         "split": split,
         "init": init.origin if isinstance(init, Given) else str(init.resolve()) if init else None,
+        "teacher": str(teacher.resolve()) if teacher else None,
         "classes": list(cache.classes),
         "features": cache.path.name,
         "stream": stream,

@@ -12,7 +12,7 @@ from harvib.precision import PRECISIONS
 from harvib.readout import READOUTS
 from harvib.schedule import SHARES
 
-METHODS = ("vib", "lasso", "magnitude", "plain")
+METHODS = ("vib", "lasso", "magnitude", "movement", "plain")
 LASSO_TIMES = ("with-vib", "after-vib")
 
 
@@ -59,13 +59,19 @@ class TrainSettings:
 
     method: str = _option(
         "vib",
-        "prune by VIB, by group lasso alone, or by the groups' norms; then compact, fine-tune. plain: only train",
+        "prune by VIB, by group lasso alone, or by the groups' norms or movement; then compact, fine-tune. plain: "
+        "only train",
         choices=METHODS,
     )
-    model: str = _option("lstm", "recurrent cell; mean: mean over time + linear", choices=tuple(CELLS))
+    model: str = _option(
+        "lstm",
+        "recurrent cell; conv: temporal convolution, mlp: mean over time + MLP, mean: mean over time + linear",
+        choices=tuple(CELLS),
+    )
     hidden: int = _option(256, "hidden units of the plain model, in each layer and direction", low=1)
     layers: int = _option(1, "layers of cells", low=1, high=16)
     bidirectional: bool = _option(False, "cells in both directions in each layer")
+    kernel: int = _option(3, "steps that a unit of --model conv sees", low=1, high=1000)
     project: int = _option(
         0, "units of a linear projection before the cells, which the head reads beside them; 0: none", low=0
     )
@@ -74,7 +80,9 @@ class TrainSettings:
         "input weights start within 1/sqrt(hidden) (torch), or 1/sqrt(inputs): for few units on many inputs",
         choices=("torch", "fan-in"),
     )
-    readout: str = _option("mean", "what of the states the head reads", choices=tuple(READOUTS))
+    readout: str = _option(
+        "auto", "what of the states the head reads; auto: their mean, of mlp the last", choices=("auto", *READOUTS)
+    )
     views: bool = _option(True, "train on the cache's views, one drawn a clip and epoch, where it has some")
     standardize: bool = _option(False, "standardise features by the train part (folds away when compacted)")
     select_inputs: int = _option(0, "read only the N inputs with the highest ANOVA F on train; 0: all", low=0)
@@ -91,6 +99,8 @@ class TrainSettings:
     lasso_time: str = _option("with-vib", "group lasso of --method vib: at once, or after it", choices=LASSO_TIMES)
     lasso_epochs: int = _option(30, "epochs of the group lasso where it has a stage of its own", low=1)
     lasso_lr: float = _option(1e-3, "learning rate of that stage", low=0, high=1e6)
+    movement_epochs: int = _option(30, "epochs in which --method movement watches the weights", low=1)
+    movement_lr: float = _option(1e-3, "learning rate of that stage", low=0, high=1e6)
     target_params: int = _option(0, "parameters to end with; scales both betas to meet it; 0: off", low=0)
     target_ratio: float = _option(0.0, "how many times fewer parameters than the plain model; 0: off", low=0)
     max_drop: float = _option(
@@ -136,11 +146,8 @@ class TrainSettings:
     seed: int = _option(0, "seed of initialisation, order, noise and held-out groups", low=0, high=2**32 - 1)
 
     def __post_init__(self) -> None:
-        if self.model == "mean" and (self.layers > 1 or self.bidirectional):
-            raise InputError("--model mean has no layers and no direction: leave out --layers and --bidirectional")
-        if self.model == "mean" and self.project:
-            raise InputError("--project: --model mean is linear as it is; leave --project out")
         _check_limits(self)
+        self._check_model()
         self._check_lasso()
         self._check_budget()
         self._check_warmup()
@@ -150,9 +157,27 @@ class TrainSettings:
         """Whether the masks' factors end as parameters of the compact cell."""
         return self.keep_scales or self.finetune_epochs == 0
 
+    @property
+    def ranks_groups(self) -> bool:
+        """Whether masks stay open until whole groups of weights are ranked, to be cut to a budget."""
+        return self.method in ("lasso", "magnitude", "movement")
+
+    def _check_model(self) -> None:
+        kind = CELLS[self.model]
+        if not kind.STACKS and (self.layers > 1 or self.bidirectional):
+            raise InputError(
+                f"--model {self.model} has no layers and no direction: leave out --layers and --bidirectional"
+            )
+        if not kind.STACKS and self.project:
+            raise InputError(f"--project: --model {self.model} cannot stand behind one; leave --project out")
+        if self.readout not in ("auto", kind.READOUT or self.readout):
+            raise InputError(f"--readout {self.readout}: --model {self.model} has --readout {kind.READOUT} alone")
+        if self.model != "conv" and self.kernel != TrainSettings.kernel:
+            raise InputError(f"--kernel {self.kernel}: only --model conv has a width; leave --kernel out")
+
     def _check_lasso(self) -> None:
         wanted = self.lasso > 0 or self.lasso_input > 0
-        if self.method in ("plain", "magnitude") and wanted:
+        if self.method in ("plain", "magnitude", "movement") and wanted:
             raise InputError(f"--lasso and --lasso-input: --method {self.method} has no penalty; say vib or lasso")
         if self.method == "lasso" and not wanted:
             raise InputError("--method lasso: --lasso and --lasso-input are both 0, so nothing is pruned")
@@ -167,6 +192,8 @@ class TrainSettings:
             epochs["--vib-epochs"] = self.vib_epochs
         if (self.lasso > 0 or self.lasso_input > 0) and (self.method == "lasso" or self.lasso_time == "after-vib"):
             epochs["--lasso-epochs"] = self.lasso_epochs
+        if self.method == "movement":
+            epochs["--movement-epochs"] = self.movement_epochs
         # Of the plain model when it is trained: it may come from elsewhere.
         for option, count in ({} if self.method == "plain" else epochs).items():
             if self.warmup_epochs >= count:
@@ -187,8 +214,10 @@ class TrainSettings:
             raise InputError(f"{budgets[0]} and {budgets[1]}: give one budget, not two")
         if budgets and self.method == "plain":
             raise InputError(f"{budgets[0]}: --method plain prunes nothing that could meet it")
-        if not budgets and self.method == "magnitude":
-            raise InputError("--method magnitude: how much is to leave? Say --target-params or --target-ratio")
+        if not budgets and self.method in ("magnitude", "movement"):
+            raise InputError(
+                f"--method {self.method}: how much is to leave? Say --target-params or --target-ratio"
+            )
         lasso = self.lasso > 0 or self.lasso_input > 0
         if budgets and self.method == "vib" and lasso and self.lasso_time == "after-vib":
             raise InputError(f"{budgets[0]}: a group lasso after VIB would undo it; say --lasso-time with-vib")

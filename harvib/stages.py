@@ -1,7 +1,7 @@
 """The stages of a run, each with what all of them need; their weights stay in the run folder.
 
     plain   train the plain model, or take it from another run
-    vib     train its masked form, compact it, fine-tune what is left
+    vib     train its masked form, compact it, fine-tune what is left; lasso, movement: other ways to choose
 
 A repeated command goes on where it stopped.
 """
@@ -29,6 +29,7 @@ from harvib.magnitude import rank_by_norm
 from harvib.manner import Manner
 from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.movement import Movement
 from harvib.reduction import reduced
 from harvib.runconfig import Given, plain_spec, require_same
 from harvib.rundir import RunFolder, rounded, write_json
@@ -40,7 +41,7 @@ from harvib.weights import ModelCard, load_model, load_whole, save_whole
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stages:
-    """The stages, with what all of them need."""
+    """The stages, with what all of them need; `targets` are soft targets from another run, (train clips, C)."""
 
     folder: RunFolder
     settings: TrainSettings
@@ -49,6 +50,7 @@ class Stages:
     device: torch.device
     manner: Manner
     ahead: Ahead | None = None
+    targets: torch.Tensor | None = None
 
     def plain(self, init: Path | Given | None, config: dict[str, Any]) -> SequenceClassifier:
         """The trained plain model: from this folder, from `init`, or trained now."""
@@ -70,7 +72,7 @@ class Stages:
         return model.eval()
 
     def masked(self, plain: SequenceClassifier) -> SequenceClassifier:
-        """The model with its masks after VIB training, group lasso, or both.
+        """The model with its masks after VIB training, group lasso, or both, or cut to a budget by a ranking.
 
         Its last epoch, not its best: while the penalty grows the best is the one that is pruned the least.
         """
@@ -79,7 +81,7 @@ class Stages:
             return self._load(path)
         lasso = lasso_of(settings)
         target = target_of(settings, plain.spec)
-        if settings.method in ("lasso", "magnitude"):
+        if settings.ranks_groups:
             torch.manual_seed(settings.seed)
             model = masked_from(plain)
             freeze_masks(model, open_all=True)
@@ -90,8 +92,12 @@ class Stages:
             stage = Stage("lasso", 4, settings.lasso_epochs, settings.lasso_lr, False, "--lasso-lr")
             self._fit(model, stage, plain, lasso=lasso)
             lasso.finish(model, landing=target is not None)
-        if settings.method in ("lasso", "magnitude") and target is not None:
-            rank_by_norm(model)
+        movement = Movement(model) if settings.method == "movement" else None
+        if movement is not None:
+            stage = Stage("movement", 5, settings.movement_epochs, settings.movement_lr, False, "--movement-lr")
+            self._fit(model, stage, plain, movement=movement)
+        if settings.ranks_groups and target is not None:
+            (rank_by_norm if movement is None else movement.rank)(model)
             self._land(model, target)
             freeze_masks(model)
         save_whole(path, model, self.card)
@@ -157,15 +163,13 @@ class Stages:
         teacher: SequenceClassifier | None,
         controller: Controller | None = None,
         lasso: GroupLasso | None = None,
+        movement: Movement | None = None,
     ) -> None:
         checkpoint = self.folder.checkpoint
         position = checkpoint.position()
         self.folder.rewind(stage.name, position[1] if position and position[0] == stage.name else 0)
-        targets = None
-        if teacher is not None and self.settings.distill > 0:
-            targets = soft_targets(teacher, self.parts, self.device)
-        settings = self.settings
-        if stage.name == "lasso":
+        targets, settings = self._soft_targets(teacher), self.settings
+        if stage.name in ("lasso", "movement"):
             settings = dataclasses.replace(settings, beta=0.0, beta_input=0.0)
         stop, team, writes_events = self.manner.stop, self.manner.team, contextlib.ExitStack()
         reduction = reduced(model, self.parts.train, self.parts.validation)
@@ -173,11 +177,21 @@ class Stages:
             record: Callable[[Row], None] = self.folder.record
             if self.manner.tensorboard and team.first:
                 record = _both(record, writes_events.enter_context(events(self.folder.path, self.folder.rows())))
-            arguments = (checkpoint, record, targets, controller, lasso, stop, team)
+            arguments = (checkpoint, record, targets, controller, lasso, stop, team, movement)
             parts = dataclasses.replace(self.parts, train=train, validation=validation)
             stopped = fit(model, stage, parts, settings, self.device, *arguments)
         if stopped is not None:
-            raise Stopped(stage.name, stopped, stage.epochs, model, self.settings)
+            reason = Stopped(stage.name, stopped, stage.epochs, model, self.settings)
+            reason.rank = None if movement is None else movement.rank
+            raise reason
+
+    def _soft_targets(self, teacher: SequenceClassifier | None) -> torch.Tensor | None:
+        """What a stage learns from beside labels; the plain model has a teacher only where it is all there is."""
+        if self.settings.distill == 0 or (teacher is None and self.settings.method != "plain"):
+            return None
+        if self.targets is not None or teacher is None:
+            return self.targets
+        return soft_targets(teacher, self.parts, self.device)
 
     def _load(self, path: Path) -> SequenceClassifier:
         return load_whole(path, self.ahead).to(self.device)

@@ -21,6 +21,7 @@ from harvib.interrupt import Stop
 from harvib.lasso import GroupLasso
 from harvib.metrics import evaluate
 from harvib.models import SequenceClassifier
+from harvib.movement import Movement
 from harvib.noise import sharing
 from harvib.objectives import LossWeights, loss_terms
 from harvib.precision import Arithmetic, dtype_of
@@ -84,11 +85,13 @@ def fit(
     lasso: GroupLasso | None = None,
     stop: Stop | None = None,
     team: Team = ALONE,
+    movement: Movement | None = None,
 ) -> int | None:
     """Train a model in place, from its checkpoint where there is one.
 
     `teacher` holds soft targets, (train clips, C) logits. `controller` scales the betas from epoch to epoch; it
-    is taken up from the checkpoint too. `lasso` is the group lasso to apply. `record` gets one row an epoch.
+    is taken up from the checkpoint too, and so are the scores that `movement` gathers. `lasso` is the group lasso
+    to apply. `record` gets one row an epoch.
     Where `stop` asks, the stage ends early after the running epoch, its state saved; then the number of epochs
     done is returned, else None. All processes of a `team` must call it alike. Raises InputError where loss,
     gradients or logits overflow, and where the settings do not fit stage or device.
@@ -99,11 +102,13 @@ def fit(
         )
     optimizer = _optimizer(model, stage, settings)
     arithmetic = Arithmetic(dtype_of(settings.precision, device), device)
-    step = _Step(model, optimizer, arithmetic, stage, settings.clip_norm, teacher, lasso, team)
+    step = _Step(model, optimizer, arithmetic, stage, settings.clip_norm, teacher, lasso, movement, team)
     progress = checkpoint.restore(stage.name, model, optimizer)
     arithmetic.load(progress.memory)
     if controller is not None and progress.epoch:
         controller.load(progress.memory["controller"])
+    if movement is not None and progress.epoch:
+        movement.load(progress.memory)
     steps_per_epoch = math.ceil(len(parts.train) / settings.batch)
     steps, warm = steps_per_epoch * stage.epochs, steps_per_epoch * settings.warmup_epochs
     bar = tqdm(
@@ -157,6 +162,8 @@ def fit(
         if controller is not None:
             controller.after_epoch(model, epoch + 1, stage.epochs)
             memory["controller"] = controller.state()
+        if movement is not None:
+            memory |= movement.state()
         progress = Progress(epoch + 1, best, memory)
         checkpoint.save(stage.name, progress, model, optimizer)
         bar.set_postfix_str(
@@ -182,6 +189,7 @@ class _Step:
     clip_norm: float
     teacher: Tensor | None
     lasso: GroupLasso | None
+    movement: Movement | None
     team: Team
 
     def __call__(self, batch: Batch, weights: LossWeights) -> dict[str, float]:
@@ -199,11 +207,17 @@ class _Step:
         self.optimizer.zero_grad(set_to_none=True)
         self.arithmetic.backward(loss)
         team.sum_gradients(model.parameters(), part)
+        scores = None
+        if self.movement is not None:
+            rate = self.optimizer.param_groups[0]["lr"]
+            scores = self.movement.of_step(model, rate, self.arithmetic.scale)
         moved = self.arithmetic.step(model, self.optimizer, self.clip_norm)
         if moved is None:
             raise _diverged(self.stage, "the gradient")
         if lasso is not None and moved:
             lasso.after_step(model, self.optimizer)
+        if self.movement is not None and scores is not None and moved:
+            self.movement.add(scores)
         accuracy = (logits.argmax(1) == own.labels).float().mean()
         values = {"loss": loss, **terms, "train_accuracy": accuracy}
         return team.sum_values({name: float(value.detach()) for name, value in values.items()}, part)

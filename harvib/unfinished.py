@@ -85,10 +85,9 @@ def _pruned(parts: Parts, device: torch.device, stopped: Stopped) -> tuple[Seque
         return result.accuracy, -result.loss
 
     if target is not None:
-        by_norm = settings.method in ("lasso", "magnitude")
-        if by_norm:
-            rank_by_norm(masked)
+        if settings.ranks_groups:
+            (stopped.rank or rank_by_norm)(masked)
         land(masked, target, settings.scales_stay, score)
-        if by_norm:
+        if settings.ranks_groups:
             freeze_masks(masked)
     return masked, compact(masked)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
+from harvib.cells.conv import Conv
 from harvib.cells.gru import PlainGRU
 from harvib.cells.identity import Identity
 from harvib.cells.lstm import PlainLSTM
+from harvib.cells.mlp import MLP
 from harvib.cells.rnn import PlainReluRNN, PlainRNN
 from harvib.cells.stack import Shape, Stack, shape_of
 
@@ -14,6 +16,8 @@ CELLS: dict[str, type[PlainCell]] = {
     "gru": PlainGRU,
     "rnn": PlainRNN,
     "rnn-relu": PlainReluRNN,
+    "conv": Conv,
+    "mlp": MLP,
     "mean": Identity,
 }
 

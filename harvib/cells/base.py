@@ -46,7 +46,19 @@ class Cell(nn.Module, ABC):
 
 
 class PlainCell(Cell):
-    """A cell as everybody knows it, with its two other forms."""
+    """A cell as everybody knows it, with its two other forms.
+
+    `READOUT` names the one readout that it has a sense with, None where any will do; `STACKS` tells whether it can
+    stand in layers, in both directions and behind a projection.
+    """
+
+    READOUT: ClassVar[str | None] = None
+    STACKS: ClassVar[bool] = True
+
+    @classmethod
+    def of_width(cls, kernel: int) -> type[PlainCell]:
+        """The cell that sees so many steps at once; of most cells, which see one, the same."""
+        return cls
 
     @abstractmethod
     def masked(self) -> MaskedCell:

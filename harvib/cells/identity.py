@@ -16,6 +16,7 @@ class Identity(PlainCell):
     """(B, T, D) to the same; the hidden size is the input size, whatever was asked for."""
 
     AFFINE: ClassVar[bool] = True
+    STACKS: ClassVar[bool] = False
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()

@@ -33,6 +33,9 @@ from harvib.source import source_of
     "--run-dir", type=click.Path(path_type=Path), help="Default: runs/<features>-<split>-<model>-s<seed>."
 )
 @click.option("--init", type=click.Path(path_type=Path), help="Start from the plain model of this finished run.")
+@click.option(
+    "--teacher", type=click.Path(path_type=Path), help="Soft targets: the final model of this finished run."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--allow-missing", is_flag=True, help="Train although the cache lacks clips of its data set.")
 @click.option("--tensorboard", is_flag=True, help="Write the figures of metrics.csv for TensorBoard too.")
@@ -44,6 +47,7 @@ def train(
     split: str,
     run_dir: Path | None,
     init: Path | None,
+    teacher: Path | None,
     device: str,
     allow_missing: bool,
     tensorboard: bool,
@@ -70,6 +74,8 @@ def train(
         run_dir = Path("runs") / f"{label}-{split}-{kind}-s{settings.seed}"
     if videos is not None and init is not None:
         raise InputError("--init: a run on --videos trains its own plain model; leave it out")
+    if teacher is not None and (videos is not None or len(features) > 1):
+        raise InputError("--teacher: goes with one --features; fused streams and --videos have none")
     with carried_out(device, run_dir, tensorboard) as (where, folder, manner):
         common = (split, settings, folder, init, where, allow_missing, manner)
         if videos is not None:
@@ -77,7 +83,7 @@ def train(
 
             report = train_videos(videos, split, settings, backbone, folder, where, allow_missing, manner)
         elif len(features) == 1:
-            report = methods.train(features[0], *common)
+            report = methods.train(features[0], *common, teacher)
         else:
             report = fusion.train(features, *common, tell=_note if manner.team.first else None)
         tell(report, run_dir, manner)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from harvib.cells.feedforward import Feedforward
 from harvib.cells.stack import Layer, reversed_in_time
 from harvib.compact import compact
 from harvib.errors import InputError
@@ -108,8 +109,13 @@ class TorchLayers(nn.ModuleList):
 def to_torch(model: SequenceClassifier) -> TorchClassifier:
     """The same function as a module of torch alone, in evaluation mode; a plain or masked one is compacted first.
 
-    Raises InputError where factors of the masks stand where torch's modules have no weight.
+    Raises InputError where factors of the masks stand where torch's modules have no weight, and for cells that are
+    none of these modules.
     """
+    if issubclass(model.spec.kind, Feedforward):
+        raise InputError(
+            f"--format torch holds nn.LSTM, nn.GRU, nn.RNN and nn.Linear; {model.spec.cell} is none of them"
+        )
     small = _small(model)
     layers = [layer for layer in small.recurrent.layers if isinstance(layer, Layer)]
     projection, projected = None, None

@@ -281,6 +281,8 @@ def command(config: Mapping[str, Any], run_dir: str) -> str:
     options += [["--split", config["split"]], ["--run-dir", run_dir]]
     if config["init"] is not None:
         options.append(["--init", config["init"]])
+    if config.get("teacher") is not None:
+        options.append(["--teacher", config["teacher"]])
     if told := config.get("backbone"):
         options += [["--backbone", told["model"]], ["--backbone-weights", told["from"]]]
         options.append(["--backbone-lr", str(told["lr"])])

@@ -1,0 +1,30 @@
+"""Mean over time and an MLP with one hidden layer, as a causal cell: plain, with a VIB mask on its units, compact.
+
+    h_t = z * relu(1/t sum_{s<=t} W v_s + b)        t counted from 1
+
+The state after a clip's last step is the hidden layer of the mean over its steps, so the head reads the last state
+and no other: the mean of all would be that of networks on ever longer beginnings. For the same reason there is one
+layer, in one direction, and no projection before it, which the head would read at the last step alone.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harvib.cells.feedforward import Feedforward
+
+
+class MLP(Feedforward):
+    """relu(W mean(v) + b) at the last step."""
+
+    READOUT: ClassVar[str | None] = "last"
+    STACKS: ClassVar[bool] = False
+
+    @classmethod
+    def over_time(cls, products: Tensor) -> Tensor:
+        """The mean of the steps so far."""
+        steps = torch.arange(1, products.shape[1] + 1, device=products.device)
+        return products.cumsum(1) / steps[:, None]
