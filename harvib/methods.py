@@ -47,8 +47,8 @@ def train(
 
     `features` is a cache, or `cache::stream` where it has several. `init` is a finished run whose plain model is
     taken over, or a model from elsewhere; `teacher` a finished run whose final model gives the soft targets,
-    in place of the run's own plain model. The same call on the same folder resumes, and returns the report where the
-    run is finished. Where `manner.stop` asks, the run ends early with a report that says `interrupted`, and
+    in place of the run's own plain model. The same call on the same folder resumes, and returns the report where
+    the run is finished. Where `manner.stop` asks, the run ends early with a report that says `interrupted`, and
     the same call goes on from there. Raises InputError and CacheError.
     """
     device, manner = device or best_device(), manner or Manner()

@@ -49,8 +49,10 @@ class Movement:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up from `state`."""
-        parts = iter(state["movement"].split([len(part) for part in self._parts()]))
-        self.scores = self.scores.map(lambda values: next(parts).to(values))
+        found = state["movement"].to(self.scores.inputs)
+        inputs, *units = found.split([len(part) for part in self._parts()])
+        following = iter(units)
+        self.scores = Groups(inputs, [[next(following) for _ in layer] for layer in self.scores.units])
 
     @torch.no_grad()
     def rank(self, model: SequenceClassifier) -> None:

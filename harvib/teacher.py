@@ -47,8 +47,8 @@ def targets_of(
     for key in ("classes", "fingerprint", "parts_hash"):
         if theirs.get(key) != config[key]:
             raise InputError(
-                f"{option}: its {key} differs from this run's; it must have been trained on the same features (any "
-                "stream), split, seed and held-out share, or test and validation clips would leak into this run"
+                f"{option}: its {key} differs from this run's; it must have been trained on the same features "
+                "(any stream), split, seed and held-out share, or test and validation clips would leak into it"
             )
     model, _ = load_model(other.model)
     if (dim := cache.dim(theirs["stream"])) != model.spec.features:

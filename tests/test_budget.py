@@ -13,7 +13,7 @@ from caches import TEST_SPLIT, made_up_cache, permuted_test_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import assert_refused, train_command
-from test_compact import difference, masked_model
+from test_compact import ALONE, difference, masked_model
 
 from harvib import methods
 from harvib.budget import Controller, Ranking, land, plain_size, smallest, smallest_within
@@ -66,7 +66,7 @@ def sizes_of(model: SequenceClassifier, factors: bool) -> int:
 
 
 @given(
-    cell=st.sampled_from(["lstm", "gru", "rnn", "mean"]),
+    cell=st.sampled_from(["lstm", "gru", "rnn", "conv", "mlp", "mean"]),
     layers=st.integers(1, 3),
     bidirectional=st.booleans(),
     project=st.sampled_from([0, 7]),
@@ -86,7 +86,7 @@ def test_a_landing_stays_within_its_target_and_counts_exactly(
     spread: float,
     seed: int,
 ) -> None:
-    if cell == "mean":
+    if cell in ALONE:
         layers, bidirectional, project = 1, False, 0
     model = masked_model(cell, 30, 30, 9, seed=seed, layers=layers, bidirectional=bidirectional, project=project)
     scattered(model, spread, seed)
@@ -188,6 +188,11 @@ def test_the_smallest_target_that_passes_is_found_within_a_quarter(border: int) 
         ({"target_params": 40, "model": "mean"}, 40),
         ({"target_params": 400, "method": "magnitude"}, 400),
         ({"target_params": 300, "method": "magnitude", "project": 6}, 300),
+        ({"target_params": 400, "method": "movement", "movement_epochs": 4}, 400),
+        ({"target_params": 100, "model": "mlp"}, 100),
+        ({"target_params": 100, "model": "mlp", "method": "movement", "movement_epochs": 2}, 100),
+        ({"target_params": 200, "model": "conv", "layers": 2, "bidirectional": True}, 200),
+        ({"target_params": 200, "model": "conv", "project": 6, "kernel": 2, "method": "magnitude"}, 200),
         ({"target_params": 400, "method": "lasso", "lasso_input": 0.01, "lasso": 0.001, "lasso_epochs": 4}, 400),
         # A strength that is far off either way.
         ({"target_params": 400, "beta": 1e-6, "beta_input": 1e-6}, 400),
@@ -263,6 +268,7 @@ WRONG = [
     (["--target-params=-1"], "--target-params -1: must be at least 0"),
     (["--target-params=100", "--method=plain"], "--target-params: --method plain prunes nothing"),
     (["--method=magnitude"], "--method magnitude: how much is to leave? Say --target-params"),
+    (["--method=movement"], "--method movement: how much is to leave? Say --target-params"),
     (["--target-params=100", "--beta=0", "--beta-input=0"], "--beta and --beta-input are both 0"),
     (["--target-params=3"], "--target-params 3: 3 parameters; it must be from 22 to "),
     (["--target-ratio=1e9"], "--target-ratio 1e+09: 0 parameters; it must be from 22 to "),

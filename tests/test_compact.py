@@ -44,13 +44,18 @@ def masked_model(
     layers: int = 1,
     bidirectional: bool = False,
     project: int = 0,
+    kernel: int = 3,
 ) -> SequenceClassifier:
-    """A masked model with random weights, selection and standardisation; its masks keep everything."""
+    """A masked model with random weights, selection and standardisation; its masks keep everything.
+
+    Of an mlp, which has one readout, `readout` is not heeded.
+    """
     torch.manual_seed(seed)
     shape = shape_of(inputs if cell == "mean" else hidden, layers, bidirectional)
     if project:
         shape = ((project,), *shape)
-    spec = ModelSpec(cell, "plain", features, inputs, shape, 4, readout, 0.2, projected=project > 0)
+    readout = "last" if cell == "mlp" else readout
+    spec = ModelSpec(cell, "plain", features, inputs, shape, 4, readout, 0.2, projected=project > 0, kernel=kernel)
     model = masked_from(SequenceClassifier(spec))
     model.selection.copy_(torch.randperm(features)[:inputs].sort().values)
     if standardize:
@@ -85,16 +90,18 @@ def difference(masked: SequenceClassifier, small: SequenceClassifier, lengths: S
     return float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1))
 
 
-DECIDING = {"lstm": "igo", "gru": "n", "rnn": "h", "rnn-relu": "h"}
+DECIDING = {"lstm": "igo", "gru": "n", "rnn": "h", "rnn-relu": "h", "conv": "h", "mlp": "h"}
 """The masks that must all keep a unit for it to stay."""
 GATES = {"lstm": 4, "gru": 3, "rnn": 1, "rnn-relu": 1}
+ALONE = ("mean", "mlp")
+"""Cells without layers, a second direction or a projection."""
 
 Keeps = dict[str, list[bool]]
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[SequenceClassifier, list[int], Keeps]:
-    cell = draw(st.sampled_from(["lstm", "gru", "rnn", "rnn-relu", "mean"]))
+    cell = draw(st.sampled_from(["lstm", "gru", "rnn", "rnn-relu", "conv", "mlp", "mean"]))
     features = draw(st.integers(1, 7))
     inputs = draw(st.integers(1, features))
     model = masked_model(
@@ -105,9 +112,10 @@ def cases(draw: st.DrawFn) -> tuple[SequenceClassifier, list[int], Keeps]:
         draw(st.sampled_from(["mean", "last"])),
         draw(st.booleans()),
         draw(st.integers(0, 2**31)),
-        1 if cell == "mean" else draw(st.sampled_from([1, 1, 2, 3])),
-        cell != "mean" and draw(st.booleans()),
-        0 if cell == "mean" else draw(st.sampled_from([0, 0, 1, 4])),
+        1 if cell in ALONE else draw(st.sampled_from([1, 1, 2, 3])),
+        cell not in ALONE and draw(st.booleans()),
+        0 if cell in ALONE else draw(st.sampled_from([0, 0, 1, 4])),
+        draw(st.sampled_from([1, 3, 4])),
     )
     # Mostly kept: with many masks in a row little would be left of an even draw.
     kept = st.sampled_from([True, True, True, False])
@@ -184,10 +192,11 @@ def test_compact_logits_equal_masked_logits(case: tuple[SequenceClassifier, list
     units = sum(shape[-1]) + (sum(shape[0]) if model.spec.projected else 0)
     assert small.parameter_counts()["head"] == 4 * units + 4
     gates = GATES.get(model.spec.cell, 0)
+    taps = {"conv": model.spec.kernel, "mlp": 1}.get(model.spec.cell, 0)
     expected = sum(
         width * (read + 1)
         if model.spec.projected and not number
-        else gates * width * (read + width) + 2 * gates * width
+        else gates * width * (read + width) + 2 * gates * width + width * (taps * read + (taps > 0))
         for number, (read, widths) in enumerate(zip(reads, shape, strict=True))
         for width in widths
     )

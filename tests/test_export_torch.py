@@ -76,7 +76,7 @@ def assert_equal(model: SequenceClassifier, other: Any) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    cell=st.sampled_from(sorted(CELLS)),
+    cell=st.sampled_from(sorted(CELLS.keys() - {"conv", "mlp"})),
     readout=st.sampled_from(["mean", "last"]),
     layers=st.integers(1, 3),
     both=st.booleans(),
@@ -277,6 +277,15 @@ def test_what_cannot_be_exported_or_read_is_told_in_one_line(tmp_path: Path) -> 
     save_file({"weight_ih_l0": torch.zeros(4, 2)}, tmp_path / "z.safetensors")
     with pytest.raises(InputError, match="does not tell it"):
         read_foreign(tmp_path / "z.safetensors")
+
+
+@pytest.mark.parametrize("cell", ["conv", "mlp"])
+def test_a_cell_that_is_no_module_of_these_is_refused(cell: str, tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", small_model(cell, 1, 0.5), CARD)
+    code, text = call("export", "--model", tmp_path / "m.safetensors", "--out", tmp_path / "x.safetensors")
+    assert (code, len(text.splitlines())) == (2, 1)
+    assert f"{cell} is none of them" in text
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_an_interrupted_run_has_nothing_to_export(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from caches import TEST_SPLIT, made_up_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import assert_refused, train_command
-from test_compact import difference, masked_model, set_mask
+from test_compact import ALONE, difference, masked_model, set_mask
 
 from harvib import lasso, methods
 from harvib.budget import deciding, land
@@ -28,8 +28,9 @@ from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 
 CPU = torch.device("cpu")
-OUTPUT = {"lstm": "o", "gru": "n", "rnn": "h", "rnn-relu": "h"}
-GATES = {"lstm": 4, "gru": 3, "rnn": 1, "rnn-relu": 1}
+OUTPUT = {"lstm": "o", "gru": "n", "rnn": "h", "rnn-relu": "h", "conv": "h", "mlp": "h"}
+GATES = {"lstm": 4, "gru": 3, "rnn": 1, "rnn-relu": 1, "conv": 3, "mlp": 1}
+"""Blocks of rows in the input weights; of a convolution its taps."""
 FIELDS: dict[str, Any] = {
     "hidden": 8, "plain_epochs": 4, "vib_epochs": 6, "lasso_epochs": 10, "finetune_epochs": 2, "batch": 8,
     "lr": 2e-2, "vib_lr": 2e-3, "lasso_lr": 2e-2, "mask_lr": 0.1, "distill": 0.0, "standardize": True,
@@ -53,6 +54,9 @@ def naive_groups(model: SequenceClassifier) -> tuple[list[list[Place]], list[lis
     """The weights of each input, and of each unit (layer after layer, forward first), found one by one."""
     assert model.input_mask is not None
     kind, cells, projected = model.spec.cell, cells_of(model), model.spec.projected
+
+    def recurs(layer: int) -> bool:
+        return kind not in ("conv", "mlp") and not (projected and layer == 0)
 
     def gates_of(layer: int) -> int:
         return 1 if projected and layer == 0 else GATES[kind]
@@ -94,9 +98,9 @@ def naive_groups(model: SequenceClassifier) -> tuple[list[list[Place]], list[lis
                     row = gate * size + j
                     for k in range(cell.input_size):
                         add(cell.weight_ih, row, k, below[k])
-                    for k in range(0 if projected and number == 0 else size):
+                    for k in range(size if recurs(number) else 0):
                         add(cell.weight_hh, row, k, mu[k])
-                for row in range(0 if projected and number == 0 else GATES[kind] * size):
+                for row in range(GATES[kind] * size if recurs(number) else 0):
                     add(cell.weight_hh, row, j, mu[j])
                 if number + 1 < len(cells):
                     above: Any = model.recurrent.between[number]
@@ -117,7 +121,7 @@ def norm_of(places: list[Place]) -> float:
 
 
 MODELS = {
-    "cell": st.sampled_from(["lstm", "gru", "rnn", "rnn-relu", "mean"]),
+    "cell": st.sampled_from(["lstm", "gru", "rnn", "rnn-relu", "conv", "mlp", "mean"]),
     "layers": st.integers(1, 3),
     "bidirectional": st.booleans(),
     "project": st.sampled_from([0, 4]),
@@ -126,7 +130,7 @@ MODELS = {
 
 
 def a_model(cell: str, layers: int, bidirectional: bool, project: int, seed: int) -> SequenceClassifier:
-    if cell == "mean":
+    if cell in ALONE:
         layers, bidirectional, project = 1, False, 0
     return masked_model(cell, 5, 5, 3, seed=seed, layers=layers, bidirectional=bidirectional, project=project)
 
@@ -250,6 +254,8 @@ def train(cache: Path, folder: Path, **fields: Any) -> dict[str, Any]:
 WAYS: list[dict[str, Any]] = [
     {"method": "lasso", "lasso": 0.05, "lasso_input": 0.05},
     {"method": "lasso", "lasso_input": 0.2, "model": "mean"},
+    {"method": "lasso", "lasso_input": 0.2, "lasso": 0.05, "model": "mlp"},
+    {"method": "lasso", "lasso_input": 0.1, "lasso": 0.05, "model": "conv"},
     {"method": "lasso", "lasso": 0.05, "lasso_input": 0.05, "lasso_threshold": 0.5, "lasso_epochs": 20},
     {"method": "lasso", "lasso": 0.02, "lasso_input": 0.05, "model": "gru", "layers": 2, "bidirectional": True},
     {"lasso": 0.05, "lasso_input": 0.1, "beta": 1e-4, "beta_input": 1e-4, "vib_lr": 2e-2},
@@ -276,7 +282,7 @@ def test_every_way_of_the_lasso_removes_groups_and_compacts_exactly(
 def test_an_interrupted_lasso_ends_as_an_uninterrupted_one(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, epoch: int
 ) -> None:
-    genuine, fields = RunFolder.record, WAYS[5]
+    genuine, fields = RunFolder.record, WAYS[7]
 
     def stop(self: RunFolder, row: dict[str, Any]) -> None:
         genuine(self, row)
@@ -316,6 +322,7 @@ def test_a_huge_strength_says_that_nothing_is_left(
 WRONG = [
     (["--method=lasso"], "--method lasso: --lasso and --lasso-input are both 0"),
     (["--method=plain", "--lasso=1"], "--method plain has no penalty; say vib or lasso"),
+    (["--method=movement", "--lasso=1"], "--method movement has no penalty; say vib or lasso"),
     (["--method=lasso", "--model=mean", "--lasso=1"], "--model mean has no hidden units; say --lasso-input"),
     (["--lasso-threshold=0.1"], "--lasso-threshold: --lasso and --lasso-input are both 0"),
     (["--lasso=-1"], "--lasso -1.0: must be at least 0"),

@@ -51,6 +51,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "early stop": {"patience": 6, "warmup_epochs": 2, "schedule": "step"},
     "bfloat16": {"precision": "bfloat16", "schedule": "linear"},
     "drop": {"max_drop": 100.0},
+    "movement": {"method": "movement", "movement_epochs": 10, "target_ratio": 2.0},
 }
 
 
@@ -122,6 +123,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
         ("bfloat16", "vib", 5),
         ("drop", "vib", 5),
         ("drop", "finetune", 5),
+        ("movement", "movement", 5),
     ],
 )
 def test_a_run_that_was_stopped_and_looked_at_ends_as_one_that_was_not(
