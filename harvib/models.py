@@ -142,8 +142,9 @@ class SequenceClassifier(nn.Module):
     @property
     def sees_mean(self) -> bool:
         """Whether the mean of its rows over time is all that it sees of a clip: that has the same logits."""
-        averages = READOUTS[self.spec.readout] is mean
-        return averages and self.front is None and self.recurrent.affine
+        reads_mean = READOUTS[self.spec.readout] is mean
+        averages = self.recurrent.affine if reads_mean else self.recurrent.averages
+        return averages and self.front is None
 
     def standardize_by(self, mean: Tensor, std: Tensor) -> None:
         """Standardise inputs by these statistics of the train part, (K,) each; a constant input becomes zero.

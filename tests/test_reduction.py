@@ -58,9 +58,10 @@ def clip_sets(draw: st.DrawFn) -> ClipSet:
 def models(draw: st.DrawFn, dim: int) -> SequenceClassifier:
     """Any model that reads some of the features."""
     inputs = draw(st.integers(1, dim))
-    cell = draw(st.sampled_from(("lstm", "rnn", "mean", "mean")))
+    cell = draw(st.sampled_from(("lstm", "rnn", "conv", "mlp", "mean", "mean")))
     state: State = draw(st.sampled_from(get_args(State)))
     readout, rate = draw(st.sampled_from(("mean", "mean", "last"))), draw(st.sampled_from((0.0, 0.5)))
+    readout = "last" if cell == "mlp" else readout
     width = inputs if cell == "mean" else 3
     torch.manual_seed(draw(st.integers(0, 2**32)))
     model = SequenceClassifier(ModelSpec(cell, state, dim, inputs, shape_of(width), 3, readout, rate))
@@ -101,12 +102,13 @@ def test_loss_gradients_and_logits_are_those_of_the_whole_clips(data: st.DataObj
         assert torch.equal(batch.features, whole.features[..., model.selection]), "bytes and half floats stay"
 
 
+@pytest.mark.parametrize(("cell", "readout"), [("mean", "mean"), ("mlp", "last")])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
-def test_a_linear_model_is_given_the_mean_over_time_alone(dtype: Any) -> None:
+def test_a_model_of_the_mean_is_given_the_mean_over_time_alone(dtype: Any, cell: str, readout: str) -> None:
     rng = np.random.default_rng(0)
     rows = (rng.random((50, 4)) * 200).astype(dtype)
     clips = ClipSet(torch.from_numpy(rows), np.array([0, 10, 31, 50]), torch.zeros(3).long(), np.array([2, 0]))
-    model = SequenceClassifier(ModelSpec("mean", "plain", 4, 4, ((4,),), 3))
+    model = SequenceClassifier(ModelSpec(cell, "plain", 4, 4, ((4,),), 3, readout))
     with reduced(model, clips) as (seen,):
         batch = seen.batch(np.arange(2), CPU)
     scale = 255 if dtype is np.uint8 else 1
@@ -115,7 +117,7 @@ def test_a_linear_model_is_given_the_mean_over_time_alone(dtype: Any) -> None:
     assert batch.features[:, 0].numpy() == pytest.approx(np.array(means), rel=1e-6)
 
 
-@pytest.mark.parametrize(("cell", "readout"), [("mean", "last"), ("lstm", "mean")])
+@pytest.mark.parametrize(("cell", "readout"), [("mean", "last"), ("lstm", "mean"), ("conv", "mean")])
 def test_what_sees_more_than_the_mean_keeps_its_steps(cell: str, readout: str) -> None:
     clips = ClipSet(torch.randn(40, 4), np.array([0, 20, 40]), torch.zeros(2).long(), np.arange(2))
     model = SequenceClassifier(ModelSpec(cell, "plain", 4, 4, ((4,),), 3, readout))

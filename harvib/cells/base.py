@@ -14,10 +14,12 @@ class Cell(nn.Module, ABC):
     """(B, T, input_size) to states (B, T, hidden_size), causal: step t sees steps up to t only.
 
     `AFFINE`: a state is an affine function of its own step's input alone, the same at all steps of a sequence, so
-    that the mean of the states is the state of the mean input.
+    that the mean of the states is the state of the mean input. `AVERAGES`: the state after the last step is that
+    of the mean input.
     """
 
     AFFINE: ClassVar[bool] = False
+    AVERAGES: ClassVar[bool] = False
     input_size: int
     hidden_size: int
 

@@ -23,53 +23,8 @@ from harvib.cells.base import Compacted, MaskedCell, PlainCell
 from harvib.masks import VIBMask
 
 
-class Feedforward(PlainCell):
-    """Weights (taps * H, D), tap by tap, and one bias (H,); drawn as torch draws those of its convolutions."""
-
-    TAPS: ClassVar[int] = 1
-
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.input_size, self.hidden_size = input_size, hidden_size
-        self.weight_ih = nn.Parameter(torch.empty(self.TAPS * hidden_size, input_size))
-        self.bias_ih = nn.Parameter(torch.empty(hidden_size))
-        bound = (self.TAPS * input_size) ** -0.5
-        for weight in (self.weight_ih, self.bias_ih):
-            nn.init.uniform_(weight, -bound, bound)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.states(x, self.weight_ih, self.bias_ih)
-
-    @classmethod
-    def states(cls, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, H), without a mask."""
-        # Half precision is for the product: a long sum over time would lose its digits.
-        products = nn.functional.linear(x, weight).to(weight.dtype)
-        return torch.relu(cls.over_time(products) + bias)
-
-    @classmethod
-    @abstractmethod
-    def over_time(cls, products: Tensor) -> Tensor:
-        """S: products (B, T, taps * H), the taps one after another, to (B, T, H)."""
-
-    def parameter_count(self) -> int:
-        """H(taps * D + 1)."""
-        return self.size(self.input_size, self.hidden_size)
-
-    def masked(self) -> MaskedFeedforward:
-        return MaskedFeedforward(self)
-
-    @classmethod
-    def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
-        return hidden * (cls.TAPS * inputs + 1)
-
-    @classmethod
-    def compact(cls, input_size: int, hidden_size: int) -> Feedforward:
-        return cls(input_size, hidden_size)
-
-
 class MaskedFeedforward(MaskedCell):
-    """The same with a mask of H factors on its states."""
+    """The cell with a mask of H factors on its states."""
 
     DECIDING: ClassVar[tuple[str, ...]] = ("h",)
     OUTPUT: ClassVar[str] = "h"
@@ -107,3 +62,49 @@ class MaskedFeedforward(MaskedCell):
         mask = self.masks["h"]
         assert isinstance(mask, VIBMask)
         return mask.hard()
+
+
+class Feedforward(PlainCell):
+    """Weights (taps * H, D), tap by tap, and one bias (H,); drawn as torch draws those of its convolutions."""
+
+    MASKED: ClassVar[type[MaskedFeedforward]] = MaskedFeedforward
+    TAPS: ClassVar[int] = 1
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(self.TAPS * hidden_size, input_size))
+        self.bias_ih = nn.Parameter(torch.empty(hidden_size))
+        bound = (self.TAPS * input_size) ** -0.5
+        for weight in (self.weight_ih, self.bias_ih):
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.states(x, self.weight_ih, self.bias_ih)
+
+    @classmethod
+    def states(cls, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, H), without a mask."""
+        # Half precision is for the product: a long sum over time would lose its digits.
+        products = nn.functional.linear(x, weight).to(weight.dtype)
+        return torch.relu(cls.over_time(products) + bias)
+
+    @classmethod
+    @abstractmethod
+    def over_time(cls, products: Tensor) -> Tensor:
+        """S: products (B, T, taps * H), the taps one after another, to (B, T, H)."""
+
+    def parameter_count(self) -> int:
+        """H(taps * D + 1)."""
+        return self.size(self.input_size, self.hidden_size)
+
+    def masked(self) -> MaskedFeedforward:
+        return self.MASKED(self)
+
+    @classmethod
+    def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
+        return hidden * (cls.TAPS * inputs + 1)
+
+    @classmethod
+    def compact(cls, input_size: int, hidden_size: int) -> Feedforward:
+        return cls(input_size, hidden_size)

@@ -14,14 +14,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harvib.cells.feedforward import Feedforward
+from harvib.cells.feedforward import Feedforward, MaskedFeedforward
+
+
+class MaskedMLP(MaskedFeedforward):
+    """The same with a mask on its units."""
+
+    AVERAGES: ClassVar[bool] = True
 
 
 class MLP(Feedforward):
     """relu(W mean(v) + b) at the last step."""
 
+    AVERAGES: ClassVar[bool] = True
     READOUT: ClassVar[str | None] = "last"
     STACKS: ClassVar[bool] = False
+    MASKED: ClassVar[type[MaskedFeedforward]] = MaskedMLP
 
     @classmethod
     def over_time(cls, products: Tensor) -> Tensor:

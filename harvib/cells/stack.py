@@ -141,6 +141,11 @@ class Stack(nn.Module):
         """Whether the mean of what the reader sees is what it sees of the mean input; see `Cell.AFFINE`."""
         return all(cell.AFFINE for layer in self._layers() for _, cell in layer.directions())
 
+    @property
+    def averages(self) -> bool:
+        """Whether the last state is that of the mean input; see `Cell.AVERAGES`."""
+        return all(cell.AVERAGES for layer in self._layers() for _, cell in layer.directions())
+
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         first = None
         for number, layer in enumerate(self.layers):
