@@ -15,6 +15,7 @@ from harvib.commands.bench import bench
 from harvib.commands.evaluate import evaluate
 from harvib.commands.export import export
 from harvib.commands.prune import prune
+from harvib.commands.quantize import quantize
 from harvib.commands.report import report
 from harvib.commands.sweep import sweep
 from harvib.commands.train import train
@@ -62,6 +63,7 @@ main.add_command(train)
 main.add_command(evaluate)
 main.add_command(bench)
 main.add_command(export)
+main.add_command(quantize)
 main.add_command(report)
 main.add_command(prune)
 main.add_command(sweep)

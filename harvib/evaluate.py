@@ -18,6 +18,7 @@ from harvib.fusion import fuse, load_fused
 from harvib.matching import Matched, first_difference, matched
 from harvib.metrics import Evaluation, evaluate
 from harvib.models import SequenceClassifier
+from harvib.onnxfile import SUFFIX, OnnxClassifier, load_onnx
 from harvib.rundir import RunFolder, model_file
 from harvib.seen import SeenCache
 from harvib.source import Source, opened, places_of, source_of
@@ -35,7 +36,7 @@ def evaluate_run(
     device: torch.device,
     videos: bool = False,
 ) -> dict[str, Any]:
-    """Accuracy, loss and confusion matrix of a run folder's final model, or of a model file.
+    """Accuracy, loss and confusion matrix of a run folder's final model, or of a model file, also one in ONNX.
 
     A fused run takes the features of all its streams, in any order, and the clips that all of them have. Without
     `split` all clips of the cache count. With `videos` the cache holds frames, and the exported backbone of the
@@ -46,7 +47,8 @@ def evaluate_run(
         return _fused(model, sources, split, subset, device)
     if len(sources) != 1:
         raise InputError(f"{model}: a model of one stream; give --features once, not {len(sources)} times")
-    network, card = load_model(model_file(model))
+    file = model_file(model)
+    network, card = load_onnx(file) if file.suffix == SUFFIX else load_model(file)
     if not videos and model.is_dir() and (model / "backbone.safetensors").is_file():
         raise InputError(f"{model}: a run on videos; give --videos and the cache of frames, not --features")
     backbone = _backbone(model if model.is_dir() else model.parent, device) if videos else None
@@ -109,7 +111,7 @@ def _of_streams(run: Path, cards: dict[str, ModelCard], sources: Sequence[Source
 
 
 def _evaluation(
-    network: SequenceClassifier,
+    network: SequenceClassifier | OnnxClassifier,
     card: ModelCard,
     source: Source,
     split: str | None,
@@ -119,10 +121,11 @@ def _evaluation(
 ) -> Evaluation:
     """What a model does on a part of a cache that has its kind of features, or that of its backbone."""
     with opened(source, card.stream) as (cache, stream):
-        _require_same_kind(source, cache, stream, card)
+        require_same_kind(source, cache, stream, card)
         dim = cache.dim(stream) if backbone is None else len(backbone.block.kept)
-        if dim != network.spec.features:
-            raise InputError(f"{source}: {dim} values a row, the model was made for {network.spec.features}")
+        wanted = network.features if isinstance(network, OnnxClassifier) else network.spec.features
+        if dim != wanted:
+            raise InputError(f"{source}: {dim} values a row, the model was made for {wanted}")
         chosen = places_of(cache, source.names)
         if split is not None:
             chosen = chosen[cache.split(split).roles[chosen] == ROLES[subset]]
@@ -137,7 +140,8 @@ def _evaluation(
     return evaluate(network.to(device), clips, device)
 
 
-def _require_same_kind(source: Source, cache: Cache, stream: str, card: ModelCard) -> None:
+def require_same_kind(source: Source, cache: Cache, stream: str, card: ModelCard) -> None:
+    """Raise InputError where classes, fingerprint or stream of a cache are not those of a model."""
     if cache.classes != card.classes:
         raise InputError(
             f"{source}: classes differ from the model's: {len(cache.classes)} against {len(card.classes)}"

@@ -11,6 +11,7 @@ from torch import nn
 
 from harvib.data import ClipSet
 from harvib.models import SequenceClassifier
+from harvib.onnxfile import OnnxClassifier
 
 BATCH = 128
 BATCH_BEHIND_FRONT = 16
@@ -46,7 +47,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: SequenceClassifier, clips: ClipSet, device: torch.device) -> Evaluation:
+def evaluate(model: SequenceClassifier | OnnxClassifier, clips: ClipSet, device: torch.device) -> Evaluation:
     """Run a model in evaluation mode over a set of clips; its training mode is restored."""
     training = model.training
     batch = BATCH if model.front is None else BATCH_BEHIND_FRONT

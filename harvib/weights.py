@@ -143,6 +143,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     replace_synced(temporary, path)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that it is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(data)
+    replace_synced(temporary, path)
+
+
 def _sort_header(path: Path) -> None:
     """Put the header's keys in order, in place: safetensors writes its metadata in an order drawn by chance."""
     with path.open("r+b") as stream:

@@ -20,5 +20,8 @@ def export(model: Path, form: str, out: Path) -> None:
 
     torch: the weights of an nn.LSTM, nn.GRU or nn.RNN and an nn.Linear under torch's own names, as safetensors;
     the inputs that are read and the class names stand as JSON in its metadata. `harvib prune` reads it too.
+
+    onnx: standard operators in float32, batch and time of any size; `harvib evaluate` reads it too, and `harvib
+    quantize` writes the same in 8 and 4 bits.
     """
     click.echo(export_run(model, form, out))

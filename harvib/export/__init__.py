@@ -12,12 +12,21 @@ from pathlib import Path
 from harvib.errors import InputError
 from harvib.export.torch import to_torch, write_torch
 from harvib.models import SequenceClassifier
+from harvib.onnxfile import needs_onnx
 from harvib.rundir import RunFolder, model_file
 from harvib.weights import ModelCard, load_model
 
 Exporter = Callable[[SequenceClassifier, ModelCard, Path], str]
 
-FORMATS: dict[str, Exporter] = {"torch": write_torch}
+
+def _onnx(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
+    needs_onnx()
+    from harvib.export.onnx import write_onnx  # noqa: PLC0415 - an extra
+
+    return write_onnx(model, card, out)
+
+
+FORMATS: dict[str, Exporter] = {"torch": write_torch, "onnx": _onnx}
 
 __all__ = ["FORMATS", "Exporter", "export_run", "to_torch"]
 

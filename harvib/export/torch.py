@@ -116,7 +116,7 @@ def to_torch(model: SequenceClassifier) -> TorchClassifier:
         raise InputError(
             f"--format torch holds nn.LSTM, nn.GRU, nn.RNN and nn.Linear; {model.spec.cell} is none of them"
         )
-    small = _small(model)
+    small = compact_form(model)
     layers = [layer for layer in small.recurrent.layers if isinstance(layer, Layer)]
     projection, projected = None, None
     if small.spec.projected:
@@ -174,7 +174,8 @@ def described(module: TorchClassifier) -> str:
     return f"inputs {len(module.inputs):,}, {', '.join(parts)}"
 
 
-def _small(model: SequenceClassifier) -> SequenceClassifier:
+def compact_form(model: SequenceClassifier) -> SequenceClassifier:
+    """The same function as a compact model; what is one already, as it is."""
     if model.spec.state == "compact":
         return model
     if model.spec.state == "plain":

@@ -1,0 +1,112 @@
+"""Models in ONNX files that harvib wrote, read back: a file says all by itself, and onnxruntime runs it.
+
+What a file may hold is what harvib writes: operators of ONNX's own domain and numbers within the file. References
+to other files and functions of other domains are refused before anything runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harfeat.cache import DEFAULT_STREAM
+from harvib.errors import InputError
+from harvib.weights import ModelCard
+
+FORMAT, VERSION = "harvib-onnx", 1
+SUFFIX = ".onnx"
+
+
+class OnnxClassifier(nn.Module):
+    """Features (B, T, D) and lengths (B,) to logits (B, C), by onnxruntime on the CPU with torch's threads.
+
+    `features` is D, `classes` C, `parameters` the counts of the model that it was made from.
+    """
+
+    front = None
+
+    def __init__(self, session: Any, features: int, classes: int, parameters: dict[str, int]) -> None:
+        super().__init__()
+        self._session = session
+        self.features, self.classes, self.parameters_told = features, classes, parameters
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        given = {"features": x.float().cpu().numpy(), "lengths": lengths.long().cpu().numpy()}
+        return torch.from_numpy(self._session.run(["logits"], given)[0])
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Of the model that the file was made from, in floats and whole numbers alike."""
+        return dict(self.parameters_told)
+
+
+def load_onnx(path: Path) -> tuple[OnnxClassifier, ModelCard]:
+    """Read an ONNX file that harvib wrote; InputError, one line, where it is missing, damaged or another's."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return read_onnx(data, str(path))
+
+
+def read_onnx(data: bytes, where: str) -> tuple[OnnxClassifier, ModelCard]:
+    """The same from the bytes of a file; `where` names it in errors."""
+    needs_onnx()
+    import onnx  # noqa: PLC0415 - an extra
+    import onnxruntime  # noqa: PLC0415 - an extra
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with onnx
+
+    try:
+        proto = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise InputError(f"{where}: not a readable ONNX file: {error}") from error
+    told = {item.key: item.value for item in proto.metadata_props}
+    if told.get("format") != FORMAT:
+        raise InputError(f"{where}: not an ONNX file of harvib (no format in its metadata)")
+    if told.get("version") != str(VERSION):
+        raise InputError(f"{where}: version {told.get('version')}; this program reads {VERSION}: update it")
+    _require_plain(proto, where)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        card = ModelCard(
+            tuple(json.loads(told["classes"])), told["fingerprint"], told.get("stream", DEFAULT_STREAM)
+        )
+        parameters = {str(kind): int(count) for kind, count in json.loads(told["parameters"]).items()}
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        shapes = {item.name: item.shape for item in (*session.get_inputs(), *session.get_outputs())}
+        features, classes = shapes["features"][2], shapes["logits"][1]
+        if type(features) is not int or classes != len(card.classes) or shapes["lengths"] != ["B"]:
+            raise ValueError("its inputs and outputs do not fit its class names")
+    except Exception as error:  # onnxruntime's errors have no common class but this
+        raise InputError(f"{where}: cannot be understood: {str(error).splitlines()[0]}: file damaged") from error
+    return OnnxClassifier(session, features, classes, parameters), card
+
+
+def needs_onnx() -> None:
+    """Raise InputError where onnx or onnxruntime is not installed."""
+    try:
+        import onnx  # noqa: F401, PLC0415 - an extra
+        import onnxruntime  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise InputError("ONNX files need onnx and onnxruntime: pip install 'harfeat[quantize]'") from error
+
+
+def _require_plain(proto: Any, where: str) -> None:
+    graphs = [proto.graph]
+    for graph in graphs:
+        for node in graph.node:
+            if node.domain not in ("", "ai.onnx"):
+                raise InputError(f"{where}: operator {node.domain}.{node.op_type} is none of ONNX: not harvib's")
+            graphs += [item.g for item in node.attribute if item.HasField("g")]
+            graphs += [inner for item in node.attribute for inner in item.graphs]
+        inner = [item.t for node in graph.node for item in node.attribute if item.HasField("t")]
+        if any(tensor.external_data or tensor.data_location for tensor in (*graph.initializer, *inner)):
+            raise InputError(f"{where}: it refers to data in another file: not harvib's")
+    if proto.functions:
+        raise InputError(f"{where}: it brings functions of its own: not harvib's")
