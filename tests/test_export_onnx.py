@@ -33,8 +33,9 @@ from harvib.weights import ModelCard
 
 CARD = ModelCard(("a", "b", "c", "d"), "f" * 64)
 LENGTHS = (7, 1, 4, 5)
-KNOWN = ("gru", "lstm", "mean", "rnn", "rnn-relu")
+KNOWN = ("conv", "gru", "lstm", "mean", "mlp", "rnn", "rnn-relu")
 """Cells that have an ONNX form."""
+UNSTACKED = ("mean", "mlp")
 
 
 def small_model(cell: str, seed: int, drop: float, hard: bool, **options: Any) -> SequenceClassifier:
@@ -70,15 +71,18 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e
     both=st.booleans(),
     project=st.sampled_from([0, 4]),
     hard=st.booleans(),
+    kernel=st.sampled_from([1, 3, 5]),
     drop=st.sampled_from([0.0, 0.5]),
     seed=st.integers(0, 10_000),
 )
 def test_onnxruntime_gives_the_compact_models_logits(
-    cell: str, readout: str, layers: int, both: bool, project: int, hard: bool, drop: float, seed: int
+    cell: str, readout: str, layers: int, both: bool, project: int, hard: bool, kernel: int, drop: float, seed: int
 ) -> None:
     options: dict[str, Any] = (
-        {} if cell == "mean" else {"layers": layers, "bidirectional": both, "project": project}
+        {} if cell in UNSTACKED else {"layers": layers, "bidirectional": both, "project": project}
     )
+    if cell == "conv":
+        options["kernel"] = kernel
     small = small_model(cell, seed, drop, hard, readout=readout, **options)
     module, card = read_onnx(to_onnx(small, CARD, Float32()).SerializeToString(), "x")
     assert card == CARD

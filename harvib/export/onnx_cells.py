@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from onnx import TensorProto
 from torch import Tensor
 
 from harvib.cells.base import Cell
+from harvib.cells.conv import Conv
+from harvib.cells.feedforward import Feedforward
 from harvib.cells.gated import CompactForm
 from harvib.cells.gru import CompactGRU
 from harvib.cells.identity import Identity
 from harvib.cells.linear import Projection
 from harvib.cells.lstm import CompactLSTM
+from harvib.cells.mlp import MLP
 from harvib.cells.rnn import CompactReluRNN, CompactRNN
 from harvib.errors import InputError
 from harvib.export.graph import Graph
@@ -47,7 +51,8 @@ def array(value: Tensor) -> np.ndarray:
 
 def emit_cell(cell: Cell, x: str, store: Store) -> str:
     """States of a compact cell, (T, B, D) to (T, B, H). InputError where nobody has written it in ONNX."""
-    emit = EMITTERS.get(type(cell))
+    # By the class or the nearest above it: a convolution of each width is a class of its own.
+    emit = next((EMITTERS[kind] for kind in type(cell).__mro__ if kind in EMITTERS), None)
     if emit is None:
         raise InputError(
             f"a {type(cell).__name__} cannot be written as ONNX yet, so it cannot be quantised either"
@@ -158,6 +163,36 @@ def _rnn(cell: CompactForm, x: str, store: Store) -> str:
     return graph.scan(xs, [cell.hidden_size], step)
 
 
+def _feedforward(over_time: Callable[[Graph, str, Feedforward], str]) -> Callable[[Cell, str, Store], str]:
+    def emit(cell: Cell, x: str, store: Store) -> str:
+        assert isinstance(cell, Feedforward)
+        products = store.matrix("ih", array(cell.weight_ih)).times(store.graph, x)
+        total = over_time(store.graph, products, cell)
+        return store.graph.op("Relu", store.graph.op("Add", total, store.bias(array(cell.bias_ih))))
+
+    return emit
+
+
+def _mean_so_far(graph: Graph, products: str, cell: Feedforward) -> str:
+    zero, one = graph.constant(np.array(0)), graph.constant(np.array(1))
+    count = graph.op("Add", graph.op("Squeeze", graph.op("Shape", products, start=0, end=1)), one)
+    steps = graph.op("Cast", graph.op("Range", one, count, one), to=TensorProto.FLOAT)
+    wide = graph.op("Unsqueeze", steps, graph.constant(np.array([1, 2])))
+    return graph.op("Div", graph.op("CumSum", products, zero), wide)
+
+
+def _taps(graph: Graph, products: str, cell: Feedforward) -> str:
+    """The sum of the taps, each as many steps later as its number; a clip stands still before its first step."""
+    if cell.TAPS == 1:
+        return products
+    total, *later = graph.ops("Split", cell.TAPS, products, axis=2, num_outputs=cell.TAPS)
+    zero = graph.constant(np.array([0]))
+    for tap, values in enumerate(later, 1):
+        late = graph.op("Pad", values, graph.constant(np.array([tap, 0, 0, 0, 0, 0])), mode="edge")
+        total = graph.op("Add", total, graph.op("Slice", late, zero, graph.constant(np.array([-tap])), zero))
+    return total
+
+
 def _split(graph: Graph, x: str, parts: int) -> list[str]:
     return graph.ops("Split", parts, x, axis=1, num_outputs=parts)
 
@@ -178,4 +213,6 @@ EMITTERS: dict[type[Cell], Callable[[Cell, str, Store], str]] = {
     CompactGRU: _gated,
     CompactRNN: _gated,
     CompactReluRNN: _gated,
+    MLP: _feedforward(_mean_so_far),
+    Conv: _feedforward(_taps),
 }
