@@ -164,16 +164,16 @@ def as_numbers(rows: Tensor, dtype: torch.dtype) -> Tensor:
 def _gathered(rows: Tensor, starts: np.ndarray, lengths: np.ndarray) -> Tensor:
     """(B, T, D) float32: of each clip its rows from `starts` on, zeros after its length; T is the longest."""
     steps, dim = int(lengths.max()), rows.shape[1]
-    if lengths.min() == steps and not (starts % steps).any():
+    if rows.dtype == torch.float32 and lengths.min() == steps and not (starts % steps).any():
         # As in a cache whose clips are equally long: whole clips are copied, as fast as memory gives them.
         blocks = rows[: len(rows) // steps * steps].view(-1, steps, dim)
-        return as_numbers(blocks.index_select(0, torch.from_numpy(starts // steps)), torch.float32)
-    step = np.arange(steps)
-    places = starts[:, None] + np.minimum(step, lengths[:, None] - 1)
-    chosen = rows.index_select(0, torch.from_numpy(places.ravel()))
-    features = as_numbers(chosen, torch.float32).view(len(starts), steps, dim)
-    features[torch.from_numpy(step >= lengths[:, None])] = 0
-    return features
+        return blocks.index_select(0, torch.from_numpy(starts // steps))
+    features = torch.empty(len(starts), steps, dim)
+    for clip, start, length in zip(features, starts.tolist(), lengths.tolist(), strict=True):
+        # Copied and converted in one pass.
+        clip[:length] = rows[start : start + length]
+        clip[length:] = 0
+    return features.div_(255) if rows.dtype == torch.uint8 else features
 
 
 def load_clips(cache: Cache, stream: str = "", names: Sequence[str] | None = None) -> ClipSet:

@@ -16,6 +16,8 @@ from harvib.onnxfile import OnnxClassifier
 BATCH = 128
 BATCH_BEHIND_FRONT = 16
 """Clips at once: the maps that a front reads and makes take some thousand times the memory of features."""
+_VALUES = 1 << 22
+"""Features at once, 16 MiB of float32: memory for larger pieces is asked of the system anew each time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,10 @@ class Evaluation:
 def evaluate(model: SequenceClassifier | OnnxClassifier, clips: ClipSet, device: torch.device) -> Evaluation:
     """Run a model in evaluation mode over a set of clips; its training mode is restored."""
     training = model.training
-    batch = BATCH if model.front is None else BATCH_BEHIND_FRONT
+    batch = BATCH_BEHIND_FRONT
+    if model.front is None:
+        longest = int((clips.offsets[clips.clips + 1] - clips.offsets[clips.clips]).max())
+        batch = max(1, min(BATCH, _VALUES // (longest * clips.dim)))
     model.eval()
     logits = [model(part.features, part.lengths).cpu() for part in clips.batches(batch, device)]
     model.train(training)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from harvib.cells import CELLS, PlainCell, Shape, Stack
 from harvib.front import Front
+from harvib.kernels.scale import scaled
 from harvib.masks import VIBMask
 from harvib.noise import dropout
 from harvib.readout import READOUTS, mean
@@ -120,8 +121,7 @@ class SequenceClassifier(nn.Module):
         x = x.to(self.head.weight.dtype)
         factor = self._input_factor(len(x))
         if self.spec.state != "compact":
-            # One pass over (B, T, D): with thousands of inputs a pass costs as much as a small cell.
-            x = torch.addcmul((-self.input_mean * factor)[:, None], x, factor[:, None])
+            x = scaled(x, self.input_mean, factor)
         elif self.training:
             x = x * factor[:, None]
         states = self.recurrent(x, lengths)
