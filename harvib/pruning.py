@@ -16,7 +16,7 @@ from harvib.settings import TrainSettings
 from harvib.source import Source, opened, source_of
 
 IMPLIED = (
-    "model", "hidden", "layers", "bidirectional", "project", "readout", "standardize", "select_inputs",
+    "model", "hidden", "layers", "bidirectional", "kernel", "project", "readout", "standardize", "select_inputs",
     "plain_epochs", "lr",
 )  # fmt: skip
 """Settings that the model decides, or that only training a plain model needs."""
@@ -62,6 +62,7 @@ def prune(
         hidden=found.hidden,
         layers=len(spec.shape),
         bidirectional=found.bidirectional,
+        kernel=spec.kernel,
         project=0,
         readout=spec.readout,
         standardize=False,

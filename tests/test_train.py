@@ -222,9 +222,9 @@ def flat_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 VALID = {
-    "model": st.sampled_from(["lstm", "mean"]),
+    "model": st.sampled_from(["lstm", "conv", "mlp", "mean"]),
     "hidden": st.integers(1, 6),
-    "readout": st.sampled_from(["mean", "last"]),
+    "readout": st.sampled_from(["auto", "last"]),
     "standardize": st.booleans(),
     "select_inputs": st.integers(0, 6),
     "dropout": st.sampled_from([0.0, 0.2, 0.95]),
