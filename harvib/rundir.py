@@ -12,6 +12,7 @@ budget.json            the strength that met a parameter budget
 report.json            written last: where it stands, and does not say "interrupted", the run is finished
 last/                  the state of an unfinished stage
 tensorboard/           the figures of metrics.csv for TensorBoard, where asked for
+*.onnx, quantize.json  the final model in 8 or 4 bits, and its figures, where `harvib quantize` was run
 
 A fused run has config.json and report.json, and in a folder of its own the run of each stream.
 """
