@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from harvib.cells import MaskedCell, Shape
-from harvib.cells.stack import Layer, kinds, width_read
+from harvib.cells.makers import Factors, makers
+from harvib.cells.stack import Layer, width_read
 from harvib.errors import InputError
+from harvib.factorised import outline
 from harvib.masks import VIBMask
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.objectives import gate_kl, input_kl
@@ -37,13 +39,22 @@ _START = 3.0
 _SMALLEST_MU = 1e-3
 
 
-def parameters_of(spec: ModelSpec, inputs: int, shape: Shape, reads: tuple[int, ...], factors: bool) -> int:
-    """Exact parameters of the compact model of this size; `reads` as in ModelSpec, `factors` as in `size`."""
+def parameters_of(
+    spec: ModelSpec,
+    inputs: int,
+    shape: Shape,
+    reads: tuple[int, ...],
+    factors: bool,
+    matrices: Factors | None = None,
+) -> int:
+    """Exact parameters of the compact model of this size; `reads` as in ModelSpec, `factors` as in `size`.
+
+    `matrices` are its structured ones where masks have left less of them than the spec has.
+    """
+    of_layers = makers(spec.kind, len(shape), spec.projected, matrices or spec.factors)
     cells = (
-        kind.size(below, width, factors)
-        for kind, below, widths in zip(
-            kinds(spec.kind, shape, spec.projected), (inputs, *reads), shape, strict=True
-        )
+        each.size(below, width, factors)
+        for each, below, widths in zip(of_layers, (inputs, *reads), shape, strict=True)
         for width in widths
         if width
     )
@@ -67,8 +78,13 @@ class Ranking:
         self._scores = [[_unit_scores(cell) for cell in cells] for cells in self._cells]
         self._between = [mask for mask in model.recurrent.between if isinstance(mask, VIBMask)]
         self._between_scores = [_finite(mask) for mask in self._between]
+        self._bonds = {side: matrix.of_masks() for side, matrix in model.recurrent.matrices().items()}
+        self._bond_scores = {
+            side: {bond: _finite(mask) for bond, mask in masks.items()} for side, masks in self._bonds.items()
+        }
         self._flat = model.spec.cell == "mean"
         units = [scores for layer in self._scores for scores in layer] + self._between_scores
+        units += [scores for bonds in self._bond_scores.values() for scores in bonds.values()]
         self.units = torch.cat(units).sort().values if not self._flat else torch.zeros(1)
         self._sorted_inputs = self.inputs.sort().values
 
@@ -92,6 +108,25 @@ class Ranking:
                 reads.append(read & keep)
         return units, reads
 
+    def kept_ranks(self, threshold: float) -> dict[str, dict[str, Tensor]]:
+        """Which indices of the structured matrices' bonds have a score up to `threshold`: by matrix and bond.
+
+        The best of each bond stays in any case, as a layer's best unit does.
+        """
+        return {
+            side: {bond: (scores <= threshold) | (scores == scores.min()) for bond, scores in bonds.items()}
+            for side, bonds in self._bond_scores.items()
+        }
+
+    def _matrices(self, threshold: float) -> Factors:
+        """The structured matrices that are left."""
+        matrices = self._model.recurrent.matrices()
+        left = {
+            side: matrices[side].left({bond: int(keep.sum()) for bond, keep in kept.items()})
+            for side, kept in self.kept_ranks(threshold).items()
+        }
+        return Factors(left.get("ih"), left.get("hh"))
+
     def parameters(self, inputs: int, threshold: float, factors: bool) -> int:
         """Exact parameters of the compact model with so many inputs, and the units up to `threshold`."""
         if self._flat:
@@ -99,7 +134,7 @@ class Ranking:
         units, between = self.kept(threshold)
         shape = tuple(tuple(int(keep.sum()) for keep in layer) for layer in units)
         reads = tuple(int(read.sum()) for read in between)
-        return parameters_of(self._model.spec, inputs, shape, reads, factors)
+        return parameters_of(self._model.spec, inputs, shape, reads, factors, self._matrices(threshold))
 
     def border(self, target: int, factors: bool) -> float:
         """The largest log alpha at which dropping everything above it leaves at most `target` parameters."""
@@ -135,6 +170,9 @@ class Ranking:
                     impose(mask, stay)
         for mask, stay in zip(self._between, reads, strict=True):
             impose(mask, stay)
+        for side, kept in self.kept_ranks(threshold).items():
+            for bond, stay in kept.items():
+                impose(self._bonds[side][bond], stay)
 
 
 class Controller:
@@ -241,8 +279,9 @@ def land(
 
 
 def smallest(spec: ModelSpec, factors: bool) -> int:
-    """Parameters of the smallest compact model: one input, and one unit and one read in each layer."""
-    return parameters_of(spec, 1, ((1,),) * len(spec.shape), (1,) * (len(spec.shape) - 1), factors)
+    """Parameters of the smallest compact model: one input, and one unit, read and rank wherever there are some."""
+    bare = Factors(*(factor and outline(factor).smallest() for factor in (spec.factor, spec.hidden_factor)))
+    return parameters_of(spec, 1, ((1,),) * len(spec.shape), (1,) * (len(spec.shape) - 1), factors, bare)
 
 
 def plain_size(spec: ModelSpec) -> int:

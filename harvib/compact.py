@@ -42,7 +42,16 @@ def compact(masked: SequenceClassifier) -> SequenceClassifier:
     scale = masked.input_mask.hard().double() * masked.input_scale.double()
     shift = -masked.input_mean.double() * scale
     result = masked.recurrent.compacted(inputs, scale, shift)
-    spec = dataclasses.replace(masked.spec, state="compact", inputs=len(inputs), shape=shape, reads=all_reads[1:])
+    factors = result.stack.factors()
+    spec = dataclasses.replace(
+        masked.spec,
+        state="compact",
+        inputs=len(inputs),
+        shape=shape,
+        reads=all_reads[1:],
+        factor=factors.inputs,
+        hidden_factor=factors.hidden,
+    )
     selection, front = masked.selection[inputs], None
     if masked.front is not None:
         # A front computes what is read and nothing else, so that the small model reads all of it.

@@ -31,7 +31,6 @@ from harvib.models import SequenceClassifier
 from harvib.settings import TrainSettings
 
 EPSILON = 1e-8
-_STILL = -60.0
 
 Value = Callable[[Tensor, Tensor], Tensor]
 """A weight (R, C) and the factors (C,) of what its columns read, to a value of each of its entries (R, C)."""
@@ -164,14 +163,10 @@ def drop_zero_groups(model: SequenceClassifier) -> None:
                 impose(mask, mask.keep() & (part != 0))
 
 
-@torch.no_grad()
 def freeze_masks(model: SequenceClassifier, open_all: bool = False) -> None:
     """Make the masks constants: their hard factors without noise, or one where all are to be open."""
     for mask in model.masks().values():
-        mask.mu.copy_(torch.ones_like(mask.mu) if open_all else mask.hard())
-        mask.log_variance.fill_(_STILL)
-        mask.mu.requires_grad_(False)
-        mask.log_variance.requires_grad_(False)
+        mask.freeze(open_all)
 
 
 def sums(model: SequenceClassifier, value: Value) -> Groups:

@@ -14,6 +14,7 @@ from harvib.noise import normal
 INITIAL_MU = 1.0
 INITIAL_LOG_VARIANCE = -9.0
 INITIAL_SPREAD = 0.01
+_STILL = -60.0
 
 
 class VIBMask(nn.Module):
@@ -49,6 +50,14 @@ class VIBMask(nn.Module):
     def hard(self) -> Tensor:
         """The evaluation factors, (size,): mu where the unit stays, exactly zero where it does not."""
         return torch.where(self.keep(), self.mu, torch.zeros_like(self.mu))
+
+    @torch.no_grad()
+    def freeze(self, open_all: bool = False) -> None:
+        """Make it a constant: its hard factors without noise, or one where all are to be open."""
+        self.mu.copy_(torch.ones_like(self.mu) if open_all else self.hard())
+        self.log_variance.fill_(_STILL)
+        self.mu.requires_grad_(False)
+        self.log_variance.requires_grad_(False)
 
     def kl(self) -> Tensor:
         """Upper bound of the information through the mask in nats: sum_j log(1 + mu_j^2 / sigma_j^2).

@@ -11,7 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from harvib.cells import CELLS, PlainCell, Shape, Stack
+from harvib.cells import CELLS, Factors, PlainCell, Shape, Stack
+from harvib.factorised import Factor, is_possible, outline
 from harvib.front import Front
 from harvib.kernels.scale import scaled
 from harvib.masks import VIBMask
@@ -28,7 +29,8 @@ class ModelSpec:
     `features` D are what a clip has, `inputs` K of them are read; `shape` holds the hidden units by layer and
     direction; `reads`, of a compact model, how many states of the layer below each further layer reads.
     `projected`: the first of the layers is a linear projection, which the head reads too. `kernel`: steps that a
-    unit of `conv` sees.
+    unit of `conv` sees. `factor`: the structured matrix that reads the inputs, the projection's or W_ih,
+    `hidden_factor`: W_hh; None for dense ones.
     """
 
     cell: str
@@ -42,6 +44,8 @@ class ModelSpec:
     reads: tuple[int, ...] = ()
     projected: bool = False
     kernel: int = 3
+    factor: Factor | None = None
+    hidden_factor: Factor | None = None
 
     def __post_init__(self) -> None:
         known = self.cell in CELLS and self.state in get_args(State) and self.readout in READOUTS
@@ -64,6 +68,15 @@ class ModelSpec:
             count > sum(layer) for count, layer in below
         ):
             raise ValueError(f"no such model: {self}")
+        structured = [factor for factor in (self.factor, self.hidden_factor) if factor is not None]
+        if structured and (
+            self.factor is None
+            or not all(map(is_possible, structured))
+            or self.factor.size[1] != self.inputs
+            or len(self.shape[0]) != 1
+            or len(self.shape) != 1 + self.projected
+        ):
+            raise ValueError(f"no such model: {self}")
         if self.inputs > self.features or not 0 <= self.dropout < 1:
             raise ValueError(f"no such model: {self}")
 
@@ -71,6 +84,16 @@ class ModelSpec:
     def kind(self) -> type[PlainCell]:
         """The plain cell."""
         return CELLS[self.cell].of_width(self.kernel)
+
+    @property
+    def factors(self) -> Factors:
+        """The structured matrices."""
+        return Factors(self.factor, self.hidden_factor)
+
+    @property
+    def drops_inputs(self) -> bool:
+        """Whether a compact model can read fewer inputs: a tensor network saves nothing by reading less."""
+        return self.factor is None or outline(self.factor).drops_inputs
 
     def to_json(self) -> str:
         """As text, for the metadata of a weight file."""
@@ -83,7 +106,9 @@ class ModelSpec:
         if not isinstance(fields, dict) or not {"shape", "reads"} <= fields.keys():
             raise ValueError("a spec needs a shape and reads")
         shape = tuple(tuple(layer) for layer in fields["shape"])
-        return cls(**{**fields, "shape": shape, "reads": tuple(fields["reads"])})
+        factors = {name: fields.get(name) for name in ("factor", "hidden_factor")}
+        made = {name: None if told is None else Factor.of(told) for name, told in factors.items()}
+        return cls(**{**fields, "shape": shape, "reads": tuple(fields["reads"]), **made})
 
 
 class SequenceClassifier(nn.Module):
@@ -110,6 +135,8 @@ class SequenceClassifier(nn.Module):
             self.register_buffer("input_mean", torch.zeros(spec.inputs))
             self.register_buffer("input_scale", torch.ones(spec.inputs))
         self.input_mask = VIBMask(spec.inputs) if spec.state == "masked" else None
+        if self.input_mask is not None and not spec.drops_inputs:
+            self.input_mask.freeze(open_all=True)
         self.recurrent = _stack(spec)
         self.head = nn.Linear(self.recurrent.hidden_size, spec.classes)
 
@@ -156,8 +183,12 @@ class SequenceClassifier(nn.Module):
         self.input_scale.copy_(torch.where(std > smallest, 1 / std.clamp_min(1e-30), torch.zeros_like(std)))
 
     def masks(self) -> dict[str, VIBMask]:
-        """The VIB masks: `input`, and the cell's by their names; empty for plain and compact models."""
-        return ({} if self.input_mask is None else {"input": self.input_mask}) | self.recurrent.masks()
+        """The VIB masks: `input`, and the cell's by their names; empty for plain and compact models.
+
+        Without `input` where that one is open for good, since no input can be dropped.
+        """
+        ours = {} if self.input_mask is None or not self.spec.drops_inputs else {"input": self.input_mask}
+        return ours | self.recurrent.masks()
 
     def kept_inputs(self) -> Tensor:
         """Positions in `selection` of the inputs that the model still reads, ascending."""
@@ -170,16 +201,21 @@ class SequenceClassifier(nn.Module):
         return self.recurrent.kept_units(self.kept_inputs())
 
     def parameter_counts(self) -> dict[str, int]:
-        """Exact counts of parameters: recurrent, head, total; masks and standardisation are not among them."""
+        """Exact counts of parameters: recurrent, head, total; masks and standardisation are not among them.
+
+        `input_to_hidden`, a part of `recurrent`: the weights between inputs and hidden states, of W_ih in all
+        layers and of a projection, without biases. It is what papers on factorised cells count.
+        """
         recurrent = self.recurrent.parameter_count()
         head = sum(weight.numel() for weight in self.head.parameters())
-        return {"recurrent": recurrent, "head": head, "total": recurrent + head}
+        reads = self.recurrent.input_weights()
+        return {"recurrent": recurrent, "head": head, "total": recurrent + head, "input_to_hidden": reads}
 
 
 def _stack(spec: ModelSpec) -> Stack:
     if spec.state == "compact":
-        return Stack.compact(spec.kind, spec.inputs, spec.shape, spec.reads, spec.projected)
-    plain = Stack.plain(spec.kind, spec.inputs, spec.shape, spec.projected)
+        return Stack.compact(spec.kind, spec.inputs, spec.shape, spec.reads, spec.projected, spec.factors)
+    plain = Stack.plain(spec.kind, spec.inputs, spec.shape, spec.projected, spec.factors)
     return plain.masked() if spec.state == "masked" else plain
 
 

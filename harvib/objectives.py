@@ -37,8 +37,8 @@ def gate_kl(model: SequenceClassifier) -> Tensor:
 
 
 def input_kl(model: SequenceClassifier) -> Tensor:
-    """KL of the input mask, in nats."""
-    mask = model.input_mask
+    """KL of the input mask, in nats; zero where it is open for good."""
+    mask = model.masks().get("input")
     return torch.zeros((), device=model.selection.device) if mask is None else mask.kl()
 
 

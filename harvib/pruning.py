@@ -17,7 +17,7 @@ from harvib.source import Source, opened, source_of
 
 IMPLIED = (
     "model", "hidden", "layers", "bidirectional", "kernel", "project", "readout", "standardize", "select_inputs",
-    "plain_epochs", "lr",
+    "plain_epochs", "lr", "factorize", "rank", "ranks", "input_modes", "unit_modes", "blocks", "factorize_hidden",
 )  # fmt: skip
 """Settings that the model decides, or that only training a plain model needs."""
 
@@ -67,6 +67,7 @@ def prune(
         readout=spec.readout,
         standardize=False,
         select_inputs=spec.inputs if spec.inputs < spec.features else 0,
+        factorize="none",
     )
     given = Given(found.classifier, f"{found.path.name} sha256:{found.sha256}")
     return train(source, split, settings, run_dir, given, device, allow_missing, manner)

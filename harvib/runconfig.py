@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from harfeat.cache import Cache
-from harvib.cells import CELLS, shape_of
+from harvib.cells import CELLS, rows_a_unit, shape_of
 from harvib.data import Division, Parts, view_streams
 from harvib.errors import InputError
+from harvib.factorised import Factor, outline
+from harvib.factorised.asked import hidden_factor, input_factor
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.settings import TrainSettings
 from harvib.weights import ModelCard
@@ -28,12 +30,14 @@ class Given:
 
 
 def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> ModelSpec:
-    """The plain model that these settings ask for on so many features a step."""
+    """The plain model that these settings ask for on so many features a step. Raises InputError."""
+    inputs = min(settings.select_inputs or features, features)
+    factor, hidden = _structured(settings, inputs)
     return ModelSpec(
         cell=settings.model,
         state="plain",
         features=features,
-        inputs=min(settings.select_inputs or features, features),
+        inputs=inputs,
         shape=(((settings.project,),) if settings.project else ())
         + shape_of(settings.hidden, settings.layers, settings.bidirectional),
         classes=len(card.classes),
@@ -41,11 +45,27 @@ def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> Model
         dropout=settings.dropout,
         projected=settings.project > 0,
         kernel=settings.kernel,
+        factor=factor,
+        hidden_factor=hidden,
     )
 
 
 def _readout(settings: TrainSettings) -> str:
     return settings.readout if settings.readout != "auto" else CELLS[settings.model].READOUT or "mean"
+
+
+def _structured(settings: TrainSettings, inputs: int) -> tuple[Factor | None, Factor | None]:
+    """The matrix that reads the inputs and W_hh, where they are structured."""
+    asked = settings.structure
+    if asked is None:
+        return None, None
+    rows, units = rows_a_unit(CELLS[settings.model]), settings.hidden
+    if settings.project:
+        rows, units = 1, settings.project
+    factor = input_factor(asked, rows, units, inputs)
+    if settings.standardize and not outline(factor).drops_inputs:
+        raise InputError(f"--factorize {factor.kind}: --standardize does not fold into it; leave it out")
+    return factor, hidden_factor(asked, rows, units, inputs) if settings.factorize_hidden else None
 
 
 def require_same(origin: str, theirs: ModelSpec, ours: ModelSpec) -> None:
@@ -68,9 +88,18 @@ def _asked(spec: ModelSpec) -> dict[str, str]:
         "--bidirectional": "yes" if len(cells[0]) == 2 else "no",
         "--kernel": str(spec.kernel),
         "--readout": spec.readout,
+        "--factorize": _told(spec.factor),
+        "--factorize-hidden": _told(spec.hidden_factor),
         "inputs": f"{spec.inputs} of {spec.features}",
         "classes": str(spec.classes),
     }
+
+
+def _told(factor: Factor | None) -> str:
+    if factor is None:
+        return "none"
+    modes = ["x".join(map(str, modes)) for modes in (factor.rows, factor.columns)]
+    return f"{factor.kind} {' by '.join(modes)} with ranks {','.join(map(str, factor.ranks))}"
 
 
 def config_of(

@@ -6,8 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from harvib.cells import CELLS
+from harvib.cells import CELLS, rows_a_unit
 from harvib.errors import InputError
+from harvib.factorised import KINDS
+from harvib.factorised.asked import Asked
 from harvib.precision import PRECISIONS
 from harvib.readout import READOUTS
 from harvib.schedule import SHARES
@@ -65,7 +67,8 @@ class TrainSettings:
     )
     model: str = _option(
         "lstm",
-        "recurrent cell; conv: temporal convolution, mlp: mean over time + MLP, mean: mean over time + linear",
+        "recurrent cell; conv: temporal convolution, mlp: mean over time + MLP, mean: mean over time + linear, "
+        "linear: the same with --hidden values between",
         choices=tuple(CELLS),
     )
     hidden: int = _option(256, "hidden units of the plain model, in each layer and direction", low=1)
@@ -75,6 +78,20 @@ class TrainSettings:
     project: int = _option(
         0, "units of a linear projection before the cells, which the head reads beside them; 0: none", low=0
     )
+    factorize: str = _option(
+        "none",
+        "structured form of the matrix that reads the inputs (W_ih, or the projection's): tensor train, block "
+        "term, tensor ring, hierarchical Tucker, canonical polyadic, low rank",
+        choices=("none", *KINDS),
+    )
+    rank: int = _option(4, "--factorize: rank of every bond", low=1)
+    ranks: str = _option("", "--factorize: the input matrix's ranks one by one instead, such as 4,4,4")
+    input_modes: str = _option("", "--factorize: factors of the inputs, such as 8x20x20x18; else balanced ones")
+    unit_modes: str = _option(
+        "", "--factorize: factors of the units, such as 4x4x4x4; the gates multiply the first"
+    )
+    blocks: int = _option(2, "--factorize bt: blocks", low=1)
+    factorize_hidden: bool = _option(False, "--factorize: W_hh in the same form, every bond of --rank")
     input_init: str = _option(
         "torch",
         "input weights start within 1/sqrt(hidden) (torch), or 1/sqrt(inputs): for few units on many inputs",
@@ -148,9 +165,17 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _check_limits(self)
         self._check_model()
+        self._check_factors()
         self._check_lasso()
         self._check_budget()
         self._check_warmup()
+
+    @property
+    def structure(self) -> Asked | None:
+        """The structured matrices that are asked for; None for dense ones."""
+        if self.factorize == "none":
+            return None
+        return Asked(self.factorize, self.rank, self.ranks, self.input_modes, self.unit_modes, self.blocks)
 
     @property
     def scales_stay(self) -> bool:
@@ -174,6 +199,24 @@ class TrainSettings:
             raise InputError(f"--readout {self.readout}: --model {self.model} has --readout {kind.READOUT} alone")
         if self.model != "conv" and self.kernel != TrainSettings.kernel:
             raise InputError(f"--kernel {self.kernel}: only --model conv has a width; leave --kernel out")
+
+    def _check_factors(self) -> None:
+        if self.structure is None:
+            given = {"--ranks": self.ranks, "--input-modes": self.input_modes, "--unit-modes": self.unit_modes}
+            named = [option for option, text in given.items() if text]
+            named += ["--factorize-hidden"] if self.factorize_hidden else []
+            if named:
+                raise InputError(f"{named[0]}: no matrix is structured; say --factorize")
+            return
+        asked = f"--factorize {self.factorize}"
+        if not self.project and not rows_a_unit(CELLS[self.model]):
+            raise InputError(f"{asked}: --model {self.model} has no matrix that it could be; choose another model")
+        if self.layers > 1 or self.bidirectional:
+            raise InputError(f"{asked}: works with one layer in one direction, after a projection or without")
+        if self.factorize_hidden and (self.project or self.model == "linear"):
+            raise InputError("--factorize-hidden: only where W_ih is structured too; leave it, or --project, out")
+        if self.method not in ("vib", "plain") or self.lasso > 0 or self.lasso_input > 0:
+            raise InputError(f"{asked}: has no groups of weights; say --method vib or plain, without lasso")
 
     def _check_lasso(self) -> None:
         wanted = self.lasso > 0 or self.lasso_input > 0

@@ -209,5 +209,7 @@ def test_parameter_counts_equal_the_published_table(inputs: int, hidden: int, pu
         masks = sum(weight.numel() for mask in model.masks().values() for weight in mask.parameters())
         assert masks == (0 if state == "plain" else 2 * (inputs + 4 * hidden))
         counts = model.parameter_counts()
-        assert counts == {"recurrent": published, "head": 11 * hidden + 11, "total": published + 11 * hidden + 11}
+        head = 11 * hidden + 11
+        sizes = {"recurrent": published, "head": head, "total": published + head}
+        assert counts == sizes | {"input_to_hidden": 4 * hidden * inputs}
         assert sum(weight.numel() for weight in model.parameters()) - masks == counts["total"]

@@ -6,7 +6,9 @@ from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
 from harvib.cells.conv import Conv
 from harvib.cells.gru import PlainGRU
 from harvib.cells.identity import Identity
+from harvib.cells.linear import Projection
 from harvib.cells.lstm import PlainLSTM
+from harvib.cells.makers import Factors, rows_a_unit
 from harvib.cells.mlp import MLP
 from harvib.cells.rnn import PlainReluRNN, PlainRNN
 from harvib.cells.stack import Shape, Stack, shape_of
@@ -19,6 +21,18 @@ CELLS: dict[str, type[PlainCell]] = {
     "conv": Conv,
     "mlp": MLP,
     "mean": Identity,
+    "linear": Projection,
 }
 
-__all__ = ["CELLS", "Cell", "Compacted", "MaskedCell", "PlainCell", "Shape", "Stack", "shape_of"]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "Compacted",
+    "Factors",
+    "MaskedCell",
+    "PlainCell",
+    "Shape",
+    "Stack",
+    "rows_a_unit",
+    "shape_of",
+]

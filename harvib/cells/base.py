@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
+
+from harvib.factorised.base import Matrix
+from harvib.masks import VIBMask
 
 
 class Cell(nn.Module, ABC):
@@ -26,6 +29,14 @@ class Cell(nn.Module, ABC):
     @abstractmethod
     def parameter_count(self) -> int:
         """Number of parameters by the cell's formula."""
+
+    @abstractmethod
+    def input_weights(self) -> int:
+        """How many of them are weights of the matrix that reads the inputs; biases are not."""
+
+    def matrices(self) -> dict[str, Matrix]:
+        """The structured matrices of a factorised cell: `ih` reads the inputs, `hh` is W_hh where that is one."""
+        return {}
 
     def use_hard_scales(self) -> None:
         """Of a compact cell: put one for every factor that its masks have left in it and that is not zero.
@@ -47,8 +58,29 @@ class Cell(nn.Module, ABC):
         return next((child for child in cell.children() if isinstance(child, nn.RNNBase)), None)
 
 
-class PlainCell(Cell):
-    """A cell as everybody knows it, with its two other forms.
+class Maker(Protocol):
+    """What makes the cells of a layer: a class of cells, or one with all that its cells have in common."""
+
+    def fresh(self, inputs: int, hidden: int, /) -> Maskable:
+        """A plain cell with weights drawn anew."""
+
+    def compact(self, inputs: int, hidden: int, /) -> Cell:
+        """An empty compact cell of this kind, to load weights into."""
+
+    def size(self, inputs: int, hidden: int, /, factors: bool = False) -> int:
+        """Parameters of such a cell; `factors`: with those that masks leave in its compact form."""
+
+
+class Maskable(Cell):
+    """A plain cell, which can be given masks."""
+
+    @abstractmethod
+    def masked(self) -> MaskedCell:
+        """A cell with VIB masks that starts from these weights."""
+
+
+class PlainCell(Maskable):
+    """A cell as everybody knows it, with its two other forms; the class is its own `Maker`.
 
     `READOUT` names the one readout that it has a sense with, None where any will do; `STACKS` tells whether it can
     stand in layers, in both directions and behind a projection.
@@ -62,9 +94,10 @@ class PlainCell(Cell):
         """The cell that sees so many steps at once; of most cells, which see one, the same."""
         return cls
 
-    @abstractmethod
-    def masked(self) -> MaskedCell:
-        """A cell with VIB masks that starts from these weights."""
+    @classmethod
+    def fresh(cls, inputs: int, hidden: int) -> PlainCell:
+        """A cell with weights drawn anew."""
+        return cls(inputs, hidden)
 
     @classmethod
     @abstractmethod
@@ -87,6 +120,13 @@ class MaskedCell(Cell):
     DECIDING: ClassVar[tuple[str, ...]]
     OUTPUT: ClassVar[str]
     masks: nn.ModuleDict
+
+    def all_masks(self) -> dict[str, VIBMask]:
+        """`masks`, and those on the bonds of its matrices, `ih-<bond>` and `hh-<bond>`."""
+        found = {name: mask for name, mask in self.masks.items() if isinstance(mask, VIBMask)}
+        for side, matrix in self.matrices().items():
+            found |= {f"{side}-{bond}": mask for bond, mask in matrix.of_masks().items()}
+        return found
 
     @abstractmethod
     def kept_units(self, inputs: Tensor) -> Tensor:

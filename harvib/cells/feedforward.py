@@ -44,6 +44,10 @@ class MaskedFeedforward(MaskedCell):
         """H(taps * D + 1), without the mask."""
         return self.kind.size(self.input_size, self.hidden_size)
 
+    def input_weights(self) -> int:
+        """H taps D."""
+        return self.weight_ih.numel()
+
     def kept_units(self, inputs: Tensor) -> Tensor:
         return self._hard().nonzero().squeeze(1)
 
@@ -97,6 +101,10 @@ class Feedforward(PlainCell):
     def parameter_count(self) -> int:
         """H(taps * D + 1)."""
         return self.size(self.input_size, self.hidden_size)
+
+    def input_weights(self) -> int:
+        """H taps D."""
+        return self.weight_ih.numel()
 
     def masked(self) -> MaskedFeedforward:
         return self.MASKED(self)

@@ -68,6 +68,10 @@ class TorchCell(Cell):
     def forward(self, x: Tensor) -> Tensor:
         return self.module(x)[0]
 
+    def input_weights(self) -> int:
+        """G H D."""
+        return self.module.all_weights[0][0].numel()
+
     def parameter_count(self) -> int:
         """By the formula of the kind."""
         return self.KIND.parameter_count(self.input_size, self.hidden_size)
@@ -118,13 +122,43 @@ class CompactForm(TorchCell):
         return super().parameter_count() + (0 if trivial else len(factors) * self.hidden_size)
 
 
-class MaskedForm(MaskedCell):
-    """The cell with a mask of H factors on each gate.
+class GateMasked(MaskedCell):
+    """A cell with a mask of H factors on each gate of its kind.
 
     Training draws every mask once a sequence at every forward; evaluation uses the hard masks.
     """
 
-    KIND: ClassVar[Kind]
+    KIND: Kind
+
+    def drawn(self, batch: int) -> list[Tensor]:
+        """What the kernel takes: the kind's factors, then that of the output, (batch, H) each."""
+        drawn = {gate: mask(batch) for gate, mask in self.masks.items()}
+        factors = [product_of([drawn[gate] for gate in gates]) for gates in self.KIND.factors.values()]
+        return [*factors, drawn[self.KIND.output]]
+
+    def left_factors(self, units: Tensor) -> list[Tensor]:
+        """What masks leave in the compact cell: the kind's factors of these units."""
+        return [product_of([self.hard(gate) for gate in gates])[units] for gates in self.KIND.factors.values()]
+
+    def kept_units(self, inputs: Tensor) -> Tensor:
+        """Kept by every mask that decides, whatever the inputs."""
+        keep = torch.stack([self.hard(gate) != 0 for gate in self.KIND.deciding]).all(0)
+        return keep.nonzero().squeeze(1)
+
+    def rows_of(self, units: Tensor) -> Tensor:
+        """The rows of these units in each gate's block of a weight."""
+        return torch.cat([units + gate * self.hidden_size for gate in range(len(self.KIND.gates))])
+
+    def hard(self, gate: str) -> Tensor:
+        """The hard factors (H,) of a gate's mask."""
+        mask = self.masks[gate]
+        assert isinstance(mask, VIBMask)
+        return mask.hard()
+
+
+class MaskedForm(GateMasked):
+    """The module of torch with masks on its gates."""
+
     COMPACT: ClassVar[type[CompactForm]]
 
     def __init_subclass__(cls) -> None:
@@ -139,19 +173,16 @@ class MaskedForm(MaskedCell):
         self.masks = nn.ModuleDict({gate: VIBMask(self.hidden_size) for gate in self.KIND.gates})
 
     def forward(self, x: Tensor) -> Tensor:
-        drawn = {gate: mask(len(x)) for gate, mask in self.masks.items()}
-        factors = [_product([drawn[gate] for gate in gates]) for gates in self.KIND.factors.values()]
         weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        return run(self.KIND.kernel, x, weights, [*factors, drawn[self.KIND.output]])
+        return run(self.KIND.kernel, x, weights, self.drawn(len(x)))
 
     def parameter_count(self) -> int:
         """Of the cell under the masks, without the masks."""
         return self.KIND.parameter_count(self.input_size, self.hidden_size)
 
-    def kept_units(self, inputs: Tensor) -> Tensor:
-        """Kept by every mask that decides, whatever the inputs."""
-        keep = torch.stack([self._hard(gate) != 0 for gate in self.DECIDING]).all(0)
-        return keep.nonzero().squeeze(1)
+    def input_weights(self) -> int:
+        """G H D."""
+        return self.weight_ih.numel()
 
     @torch.no_grad()
     def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Compacted:
@@ -160,8 +191,8 @@ class MaskedForm(MaskedCell):
         The other means stay as the factors of the compact cell.
         """
         units = self.kept_units(inputs)
-        rows = torch.cat([units + gate * self.hidden_size for gate in range(len(self.KIND.gates))])
-        weight_ih, output = self.weight_ih[rows].double(), self._hard(self.OUTPUT).double()
+        rows = self.rows_of(units)
+        weight_ih, output = self.weight_ih[rows].double(), self.hard(self.OUTPUT).double()
         cell = self.COMPACT(len(inputs), len(units)).to(self.weight_ih)
         small = (
             weight_ih[:, inputs] * scale[inputs],
@@ -171,14 +202,9 @@ class MaskedForm(MaskedCell):
         )
         for weight, value in zip(cell.module.all_weights[0], small, strict=True):
             weight.copy_(value)
-        for factor, gates in zip(cell.factors(), self.KIND.factors.values(), strict=True):
-            factor.copy_(_product([self._hard(gate) for gate in gates])[units])
+        for factor, left in zip(cell.factors(), self.left_factors(units), strict=True):
+            factor.copy_(left)
         return Compacted(cell, units, output, torch.zeros_like(output))
-
-    def _hard(self, gate: str) -> Tensor:
-        mask = self.masks[gate]
-        assert isinstance(mask, VIBMask)
-        return mask.hard()
 
 
 class PlainForm(TorchCell, PlainCell):
@@ -198,5 +224,6 @@ class PlainForm(TorchCell, PlainCell):
         return cls.MASKED.COMPACT(input_size, hidden_size)
 
 
-def _product(factors: list[Tensor]) -> Tensor:
+def product_of(factors: list[Tensor]) -> Tensor:
+    """Of tensors, elementwise; there is at least one."""
     return prod(factors[1:], start=factors[0])

@@ -29,6 +29,10 @@ class Identity(PlainCell):
         """None."""
         return 0
 
+    def input_weights(self) -> int:
+        """None."""
+        return 0
+
     def masked(self) -> MaskedIdentity:
         return MaskedIdentity(self.input_size)
 
@@ -56,6 +60,10 @@ class MaskedIdentity(MaskedCell):
         return x
 
     def parameter_count(self) -> int:
+        """None."""
+        return 0
+
+    def input_weights(self) -> int:
         """None."""
         return 0
 

@@ -23,6 +23,8 @@ from harvib.masks import VIBMask
 class Projection(PlainCell):
     """nn.Linear at every step; plain and compact are the same."""
 
+    STACKS: ClassVar[bool] = False
+
     AFFINE: ClassVar[bool] = True
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
@@ -36,6 +38,10 @@ class Projection(PlainCell):
     def parameter_count(self) -> int:
         """R(D + 1)."""
         return self.size(self.input_size, self.hidden_size)
+
+    def input_weights(self) -> int:
+        """R D."""
+        return self.linear.weight.numel()
 
     def masked(self) -> MaskedProjection:
         return MaskedProjection(self.linear)
@@ -69,6 +75,10 @@ class MaskedProjection(MaskedCell):
     def parameter_count(self) -> int:
         """R(D + 1), without the mask."""
         return Projection.size(self.input_size, self.hidden_size)
+
+    def input_weights(self) -> int:
+        """R D."""
+        return self.weight_ih.numel()
 
     def kept_units(self, inputs: Tensor) -> Tensor:
         return self._hard().nonzero().squeeze(1)

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harvib.cells.base import Cell, MaskedCell, PlainCell
-from harvib.cells.linear import Projection
+from harvib.cells.base import Cell, Maskable, MaskedCell, PlainCell
+from harvib.cells.makers import Factors, makers
+from harvib.factorised import Matrix
 from harvib.masks import VIBMask
 
 Shape = tuple[tuple[int, ...], ...]
@@ -78,22 +79,36 @@ class Stack(nn.Module):
         self.between = nn.ModuleList(between)
 
     @classmethod
-    def plain(cls, kind: type[PlainCell], inputs: int, shape: Shape, projected: bool = False) -> Stack:
+    def plain(
+        cls,
+        kind: type[PlainCell],
+        inputs: int,
+        shape: Shape,
+        projected: bool = False,
+        factors: Factors = Factors(),  # noqa: B008 - frozen
+    ) -> Stack:
         """A fresh stack of plain cells; `projected`: the first layer is a projection."""
         layers = []
-        for each, widths in zip(kinds(kind, shape, projected), shape, strict=True):
-            cells = [each(inputs, width) for width in widths]
+        for each, widths in zip(makers(kind, len(shape), projected, factors), shape, strict=True):
+            cells = [each.fresh(inputs, width) for width in widths]
             layers.append(Layer(cells))
             inputs = sum(cell.hidden_size for cell in cells)
         return cls(layers, projected=projected)
 
     @classmethod
     def compact(
-        cls, kind: type[PlainCell], inputs: int, shape: Shape, reads: tuple[int, ...], projected: bool = False
+        cls,
+        kind: type[PlainCell],
+        inputs: int,
+        shape: Shape,
+        reads: tuple[int, ...],
+        projected: bool = False,
+        factors: Factors = Factors(),  # noqa: B008 - frozen
     ) -> Stack:
         """An empty compact stack, to load weights into; layer l + 1 reads `reads[l]` states of the one below."""
         layers: list[Layer] = []
-        for each, widths, count in zip(kinds(kind, shape, projected), shape, (inputs, *reads), strict=True):
+        each_layer = makers(kind, len(shape), projected, factors)
+        for each, widths, count in zip(each_layer, shape, (inputs, *reads), strict=True):
             cells = [each.compact(count, width) if width else None for width in widths]
             layers.append(Layer(cells, torch.arange(count) if layers else None))
         return cls(layers, projected=projected)
@@ -104,7 +119,7 @@ class Stack(nn.Module):
         for layer in self._layers():
             cells: list[Cell | None] = []
             for _, cell in layer.directions():
-                assert isinstance(cell, PlainCell)
+                assert isinstance(cell, Maskable)
                 cells.append(cell.masked())
             layers.append(Layer(cells))
         return Stack(layers, masked=True, projected=self.projected)
@@ -166,9 +181,7 @@ class Stack(nn.Module):
             for direction, cell in layer.directions():
                 prefix = "" if single else f"{number}{'fb'[direction]}."
                 if isinstance(cell, MaskedCell):
-                    found |= {
-                        f"{prefix}{name}": mask for name, mask in cell.masks.items() if isinstance(mask, VIBMask)
-                    }
+                    found |= {f"{prefix}{name}": mask for name, mask in cell.all_masks().items()}
         for number, mask in enumerate(self.between, 2):
             assert isinstance(mask, VIBMask)
             found[f"between.{number}"] = mask
@@ -177,6 +190,19 @@ class Stack(nn.Module):
     def parameter_count(self) -> int:
         """By the cells' formulas, masks not counted."""
         return sum(cell.parameter_count() for layer in self._layers() for _, cell in layer.directions())
+
+    def input_weights(self) -> int:
+        """Weights between inputs and hidden states: of W_ih in all layers, and of a projection; no biases."""
+        return sum(cell.input_weights() for layer in self._layers() for _, cell in layer.directions())
+
+    def matrices(self) -> dict[str, Matrix]:
+        """The structured matrices, `ih` and `hh`: only a first layer of one direction can have some."""
+        return self._layers()[0].directions()[0][1].matrices()
+
+    def factors(self) -> Factors:
+        """What those are."""
+        found = {side: matrix.factor for side, matrix in self.matrices().items()}
+        return Factors(found.get("ih"), found.get("hh"))
 
     def kept_units(self, inputs: Tensor) -> Shape:
         """How many units are alive by layer and direction, given the indices of the inputs that are."""
@@ -262,11 +288,6 @@ class StackCompacted:
     units: Tensor
     scale: Tensor
     shift: Tensor
-
-
-def kinds(kind: type[PlainCell], shape: Shape, projected: bool) -> list[type[PlainCell]]:
-    """The kind of cell of each layer."""
-    return [Projection if projected and not number else kind for number in range(len(shape))]
 
 
 def width_read(shape: Shape, projected: bool) -> int:

@@ -116,16 +116,24 @@ def to_torch(model: SequenceClassifier) -> TorchClassifier:
         raise InputError(
             f"--format torch holds nn.LSTM, nn.GRU, nn.RNN and nn.Linear; {model.spec.cell} is none of them"
         )
+    if model.spec.factor is not None:
+        raise InputError("a factorised model has no form in torch's modules: they hold dense matrices")
     small = compact_form(model)
     layers = [layer for layer in small.recurrent.layers if isinstance(layer, Layer)]
     projection, projected = None, None
-    if small.spec.projected:
+    if small.spec.cell == "linear":
+        # All that the head reads are the values of the projection; no layer stands behind it.
+        projected = torch.arange(0)
+        linear = layers.pop().directions()[0][1].linear
+        assert isinstance(linear, nn.Linear)
+        projection = copy.deepcopy(linear)
+    elif small.spec.projected:
         first, *layers = layers
         linear = first.directions()[0][1].linear
         assert isinstance(linear, nn.Linear)
         projection = copy.deepcopy(linear)
         projected, layers[0] = layers[0].reads, Layer([cell for _, cell in layers[0].directions()])
-    rnn = None if small.spec.cell == "mean" else _single(layers) or _several(layers)
+    rnn = None if small.spec.cell in ("mean", "linear") else _single(layers) or _several(layers)
     head = nn.Linear(small.head.in_features, small.head.out_features).to(small.head.weight)
     head.load_state_dict(small.head.state_dict())
     module = TorchClassifier(

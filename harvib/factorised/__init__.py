@@ -26,4 +26,12 @@ def outline(factor: Factor) -> Matrix:
         return KINDS[factor.kind](factor)
 
 
-__all__ = ["KINDS", "NETWORKS", "Factor", "Matrix", "Slim", "outline"]
+def is_possible(factor: Factor) -> bool:
+    """Whether there is such a matrix, and memory has addresses for its weights."""
+    try:
+        return factor.kind in KINDS and outline(factor).factor == factor
+    except (ValueError, RuntimeError, OverflowError):
+        return False
+
+
+__all__ = ["KINDS", "NETWORKS", "Factor", "Matrix", "Slim", "is_possible", "outline"]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,6 +40,16 @@ class Factor:
     def size(self) -> tuple[int, int]:
         """(rows, columns) of the matrix."""
         return math.prod(self.rows), math.prod(self.columns)
+
+    @classmethod
+    def of(cls, fields: Any) -> Factor:
+        """From the fields as JSON gives them back; ValueError or TypeError where they are something else."""
+        if not isinstance(fields, dict):
+            raise ValueError("a structured matrix needs a kind and modes")
+        made: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**made)
 
 
 class Matrix(nn.Module, ABC):
@@ -72,6 +84,14 @@ class Matrix(nn.Module, ABC):
     def parameter_count(self) -> int:
         """Exact number of weights, without masks."""
 
+    def size(self, inputs: int) -> int:
+        """`parameter_count` of the compact form with so many inputs; the same for all where it drops none."""
+        return self.parameter_count()
+
+    def shifted(self, shift: Tensor) -> Tensor:
+        """The product with a shift (columns,) in float64 that all inputs have, (rows,)."""
+        return self.dense().double() @ shift if bool(shift.any()) else shift.new_zeros(self.rows)
+
     def masked(self) -> Matrix:
         """A copy with a fresh mask on all that can be masked."""
         return copy.deepcopy(self)
@@ -79,6 +99,14 @@ class Matrix(nn.Module, ABC):
     def of_masks(self) -> dict[str, VIBMask]:
         """`masks`, with their type."""
         return {name: mask for name, mask in self.masks.items() if isinstance(mask, VIBMask)}
+
+    def left(self, kept: Mapping[str, int]) -> Factor:
+        """What is left of it where masks keep so many of their indices, each at least one."""
+        return self.factor
+
+    def smallest(self) -> Factor:
+        """What is left of it at least."""
+        return self.factor
 
     @abstractmethod
     def compacted(self, rows: Tensor, inputs: Tensor, scale: Tensor) -> Slim:

@@ -8,6 +8,7 @@ slices every core that has it, and a kept index's mean goes into the first of th
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,13 @@ class TensorNetwork(Matrix):
                 copied.masks[bond] = VIBMask(self.sizes[bond])
         return copied
 
+    def left(self, kept: Mapping[str, int]) -> Factor:
+        ranks = tuple(kept.get(bond, self.sizes[bond]) for bond in self.network.bonds)
+        return dataclasses.replace(self.factor, ranks=ranks)
+
+    def smallest(self) -> Factor:
+        return self.left(dict.fromkeys(self.network.bonds, 1))
+
     def dense(self) -> Tensor:
         return self._rebuilt({bond: mask.hard() for bond, mask in self.of_masks().items()})
 
@@ -87,8 +95,7 @@ class TensorNetwork(Matrix):
                 f"no rank is left in bond {dead[0]} after VIB training: the penalty is too strong, lower --beta"
             )
         cores = self._masked_cores({bond: factor.double() for bond, factor in hard.items()})
-        ranks = tuple(len(kept[bond]) if bond in kept else self.sizes[bond] for bond in self.network.bonds)
-        small = TensorNetwork(Factor(self.factor.kind, self.factor.rows, self.factor.columns, ranks))
+        small = TensorNetwork(self.left({bond: len(indices) for bond, indices in kept.items()}))
         small = small.to(self.cores[0])
         for target, core, names in zip(small.cores, cores, self.network.cores, strict=True):
             for axis, label in enumerate(names):

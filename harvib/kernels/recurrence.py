@@ -23,9 +23,12 @@ from harvib.kernels.product import StepProduct, affine
 
 
 class Weights(NamedTuple):
-    """Of one layer, with the names, shapes and gate order of torch: (G*H, D), (G*H, H), (G*H,), (G*H,)."""
+    """Of one layer, with the names, shapes and gate order of torch: (G*H, D), (G*H, H), (G*H,), (G*H,).
 
-    weight_ih: Tensor
+    `weight_ih` is None where what comes in is already its product with the inputs, (B, T, G*H).
+    """
+
+    weight_ih: Tensor | None
     weight_hh: Tensor
     bias_ih: Tensor
     bias_hh: Tensor
@@ -108,7 +111,7 @@ def run(kernel: Kernel, x: Tensor, weights: Weights, factors: Factors) -> Tensor
 class _Forward(NamedTuple):
     states: Tensor
     inputs: Tensor
-    weight_ih: Tensor
+    weight_ih: Tensor | None
     weight_hh: Tensor
     kept: tuple[Tensor, ...]
 
@@ -119,9 +122,10 @@ def _forward(
     """States (T, B, H), inputs (T * B, D), the weights in the dtype of the work, and what the kernel keeps."""
     batch, steps, width = x.shape
     inputs = x.transpose(0, 1).reshape(steps * batch, width)
-    weight_ih, weight_hh = weights.weight_ih.to(work), weights.weight_hh.to(work)
+    weight_ih = None if weights.weight_ih is None else weights.weight_ih.to(work)
+    weight_hh = weights.weight_hh.to(work)
     bias, inner = kernel.biases(weights.bias_ih, weights.bias_hh)
-    gates = affine(inputs, weight_ih, bias).view(steps, batch, len(bias))
+    gates = (inputs + bias if weight_ih is None else affine(inputs, weight_ih, bias)).view(steps, batch, len(bias))
     product = StepProduct(weight_hh.t(), batch, gates.dtype)
     states, kept = kernel.forward(gates, product, inner, factors, keep)
     return _Forward(states, inputs, weight_ih, weight_hh, kept)
@@ -170,7 +174,10 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         operand = rows.to(work)
         bias_ih = rows.sum(0) if need_bias_ih else None
     grad_ih = operand.t() @ inputs if need_ih else None
-    grad_x = (operand @ weight_ih).unflatten(0, (steps, batch)).transpose(0, 1) if need_x else None
+    grad_x = None
+    if need_x:
+        through = operand if weight_ih is None else operand @ weight_ih
+        grad_x = through.unflatten(0, (steps, batch)).transpose(0, 1)
     return (None, None, grad_x, _as(grad_ih, states), _as(grad_hh, states), bias_ih, bias_hh, *found.factors)
 
 

@@ -26,8 +26,9 @@ from harvib.weights import load_model
 
 _GATES = {
     "i": "input gate", "f": "forget gate", "g": "cell gate", "o": "output gate",
-    "r": "reset gate", "u": "update gate", "n": "candidate", "h": "states",
+    "r": "reset gate", "u": "update gate", "n": "candidate", "h": "states", "p": "projection",
 }  # fmt: skip
+_MATRICES, _BOND = {"ih": "W_ih", "hh": "W_hh"}, "r"
 _DIRECTIONS = {"f": "forward", "b": "backward"}
 
 
@@ -157,6 +158,9 @@ def result_rows(run: Run) -> list[tuple[str, list[str]]]:
         row("… recurrent", "parameters", "recurrent", form=","),
         row("… head", "parameters", "head", form=","),
     ]
+    # Reports from before they were counted lack them.
+    if all("input_to_hidden" in report[state]["parameters"] for state in states):
+        rows.insert(4, row("… from inputs to hidden", "parameters", "input_to_hidden", form=","))
     if "compact" in states:
         ratio = report["plain"]["parameters"]["total"] / report["compact"]["parameters"]["total"]
         rows.append(("fewer by", [f"{ratio:,.1f}×" if state == "compact" else "" for state in states]))
@@ -244,6 +248,10 @@ def mask_title(name: str, projected: bool = False) -> str:
     place, _, gate = name.rpartition(".")
     if place == "between":
         return f"what layer {int(gate) - projected} reads"
+    side, _, bond = gate.rpartition("-")
+    if side in _MATRICES:
+        where = "the projection" if projected else _MATRICES[side]
+        return f"{'blocks' if bond == 'block' else f'bond {bond.removeprefix(_BOND)}'} of {where}"
     if projected and place[:-1] == "1":
         return "projection"
     told = _GATES.get(gate, gate)
