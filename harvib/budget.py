@@ -17,15 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harvib.cells import MaskedCell, Shape
-from harvib.cells.makers import Factors, makers
-from harvib.cells.stack import Layer, width_read
+from harvib.cells import MaskedCell
+from harvib.cells.makers import Factors
+from harvib.cells.stack import Layer
 from harvib.errors import InputError
-from harvib.factorised import outline
 from harvib.masks import VIBMask
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.objectives import gate_kl, input_kl
 from harvib.settings import TrainSettings
+from harvib.sizes import parameters_of, plain_size, smallest
 
 TOLERANCE = 0.05
 """A landing may stay so far, as a share, below its target."""
@@ -37,28 +37,6 @@ _ARRIVAL = 0.4
 _FARTHEST = 6.0
 _START = 3.0
 _SMALLEST_MU = 1e-3
-
-
-def parameters_of(
-    spec: ModelSpec,
-    inputs: int,
-    shape: Shape,
-    reads: tuple[int, ...],
-    factors: bool,
-    matrices: Factors | None = None,
-) -> int:
-    """Exact parameters of the compact model of this size; `reads` as in ModelSpec, `factors` as in `size`.
-
-    `matrices` are its structured ones where masks have left less of them than the spec has.
-    """
-    of_layers = makers(spec.kind, len(shape), spec.projected, matrices or spec.factors)
-    cells = (
-        each.size(below, width, factors)
-        for each, below, widths in zip(of_layers, (inputs, *reads), shape, strict=True)
-        for width in widths
-        if width
-    )
-    return sum(cells) + (width_read(shape, spec.projected) + 1) * spec.classes
 
 
 class Ranking:
@@ -276,19 +254,6 @@ def land(
     best = max(near, key=tried) if len(near) > 1 else near[0]
     ranking.impose(best.inputs, best.threshold)
     return best
-
-
-def smallest(spec: ModelSpec, factors: bool) -> int:
-    """Parameters of the smallest compact model: one input, and one unit, read and rank wherever there are some."""
-    bare = Factors(*(factor and outline(factor).smallest() for factor in (spec.factor, spec.hidden_factor)))
-    return parameters_of(spec, 1, ((1,),) * len(spec.shape), (1,) * (len(spec.shape) - 1), factors, bare)
-
-
-def plain_size(spec: ModelSpec) -> int:
-    """Parameters of the plain model."""
-    if spec.cell == "mean":
-        return parameters_of(spec, spec.inputs, ((spec.inputs,),), (), False)
-    return parameters_of(spec, spec.inputs, spec.shape, tuple(map(sum, spec.shape[:-1])), False)
 
 
 def target_of(settings: TrainSettings, spec: ModelSpec) -> int | None:

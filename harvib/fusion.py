@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from harfeat.cache import Cache
 from harvib import methods
-from harvib.budget import plain_size, smallest
 from harvib.data import load_parts
 from harvib.devices import best_device, machine
 from harvib.errors import InputError
@@ -34,6 +33,7 @@ from harvib.models import ModelSpec, SequenceClassifier
 from harvib.runconfig import plain_spec, versions
 from harvib.rundir import RunFolder, write_json
 from harvib.settings import TrainSettings
+from harvib.sizes import plain_size, smallest
 from harvib.source import Source, opened, require_complete, source_of
 from harvib.weights import ModelCard, load_model
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harvib.budget import smallest, target_of
+from harvib.budget import target_of
 from harvib.compact import compact
 from harvib.data import load_parts
 from harvib.devices import best_device
@@ -25,6 +25,7 @@ from harvib.precision import dtype_of
 from harvib.runconfig import Given, config_of, plain_spec
 from harvib.rundir import RunFolder, write_json
 from harvib.settings import TrainSettings
+from harvib.sizes import smallest
 from harvib.source import Source, opened, require_complete, source_of
 from harvib.stages import Stages
 from harvib.teacher import targets_of

@@ -16,12 +16,13 @@ from small_runs import assert_refused, train_command
 from test_compact import ALONE, difference, masked_model
 
 from harvib import methods
-from harvib.budget import Controller, Ranking, land, plain_size, smallest, smallest_within
+from harvib.budget import Controller, Ranking, land, smallest_within
 from harvib.checkpoint import Checkpoint
 from harvib.compact import compact
 from harvib.models import SequenceClassifier
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
+from harvib.sizes import plain_size, smallest
 from harvib.weights import load_model
 
 CPU = torch.device("cpu")

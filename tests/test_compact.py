@@ -90,10 +90,10 @@ def difference(masked: SequenceClassifier, small: SequenceClassifier, lengths: S
     return float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1))
 
 
-DECIDING = {"lstm": "igo", "gru": "n", "rnn": "h", "rnn-relu": "h", "conv": "h", "mlp": "h"}
+DECIDING = {"lstm": "igo", "gru": "n", "rnn": "h", "rnn-relu": "h", "conv": "h", "mlp": "h", "linear": "p"}
 """The masks that must all keep a unit for it to stay."""
 GATES = {"lstm": 4, "gru": 3, "rnn": 1, "rnn-relu": 1}
-ALONE = ("mean", "mlp")
+ALONE = ("mean", "mlp", "linear")
 """Cells without layers, a second direction or a projection."""
 
 Keeps = dict[str, list[bool]]
@@ -101,7 +101,7 @@ Keeps = dict[str, list[bool]]
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[SequenceClassifier, list[int], Keeps]:
-    cell = draw(st.sampled_from(["lstm", "gru", "rnn", "rnn-relu", "conv", "mlp", "mean"]))
+    cell = draw(st.sampled_from(["lstm", "gru", "rnn", "rnn-relu", "conv", "mlp", "mean", "linear"]))
     features = draw(st.integers(1, 7))
     inputs = draw(st.integers(1, features))
     model = masked_model(
@@ -192,7 +192,7 @@ def test_compact_logits_equal_masked_logits(case: tuple[SequenceClassifier, list
     units = sum(shape[-1]) + (sum(shape[0]) if model.spec.projected else 0)
     assert small.parameter_counts()["head"] == 4 * units + 4
     gates = GATES.get(model.spec.cell, 0)
-    taps = {"conv": model.spec.kernel, "mlp": 1}.get(model.spec.cell, 0)
+    taps = {"conv": model.spec.kernel, "mlp": 1, "linear": 1}.get(model.spec.cell, 0)
     expected = sum(
         width * (read + 1)
         if model.spec.projected and not number

@@ -87,15 +87,14 @@ def assert_equal(model: SequenceClassifier, other: Any) -> None:
 def test_the_torch_module_gives_the_compact_models_logits(
     cell: str, readout: str, layers: int, both: bool, project: int, drop: float, seed: int
 ) -> None:
-    options: dict[str, Any] = {} if cell == "mean" else {"layers": layers, "bidirectional": both}
-    if cell != "mean":
-        options["project"] = project
+    stacks = CELLS[cell].STACKS
+    options: dict[str, Any] = {"layers": layers, "bidirectional": both, "project": project} if stacks else {}
     small = small_model(cell, seed, drop, readout=readout, **options).double()
     module = to_torch(small)
     assert_equal(small, module)
     # All weights lie in torch's own modules.
     assert {type(part) for part in module.modules() if part._parameters} <= {nn.LSTM, nn.GRU, nn.RNN, nn.Linear}
-    if cell != "mean" and (drop == 0 or (layers == 1 and not both)):
+    if stacks and (drop == 0 or (layers == 1 and not both)):
         assert isinstance(module.rnn, nn.RNNBase)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_compact import cell_of, clips_of, difference, set_mask
 from torch import nn
 
-from harvib.budget import Ranking, land, parameters_of, plain_size, smallest
+from harvib.budget import Ranking, land
 from harvib.cells.factorised import FactorisedCell
 from harvib.compact import compact
 from harvib.errors import InputError
@@ -22,6 +22,7 @@ from harvib.models import ModelSpec, SequenceClassifier, masked_from
 from harvib.objectives import input_kl
 from harvib.runconfig import plain_spec
 from harvib.settings import TrainSettings
+from harvib.sizes import parameters_of, plain_size, smallest
 from harvib.weights import ModelCard, load_model, save_model
 
 INPUTS = 12
@@ -229,7 +230,6 @@ def test_a_bond_is_ranked_as_units_are_and_keeps_its_best() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"factorize": "tt", "standardize": True}, "--standardize does not fold"),
         ({"factorize": "tt", "layers": 2}, "one layer in one direction"),
         ({"factorize": "tt", "bidirectional": True}, "one layer in one direction"),
         ({"factorize": "tt", "model": "mean"}, "--model mean has no matrix"),
@@ -238,7 +238,7 @@ def test_a_bond_is_ranked_as_units_are_and_keeps_its_best() -> None:
         ({"factorize": "tt", "project": 4, "factorize_hidden": True}, "--factorize-hidden"),
         ({"factorize": "tt", "input_modes": "3*4"}, "with x between them"),
         ({"ranks": "2"}, "say --factorize"),
-        ({"model": "linear", "project": 3}, "linear as it is"),
+        ({"model": "linear", "project": 3}, "cannot stand behind one"),
         ({"model": "linear", "layers": 2}, "no layers"),
     ],
 )
@@ -252,6 +252,7 @@ def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], m
     [
         ({"factorize": "tt", "input_modes": "3x5"}, "gives 15, not 12 inputs"),
         ({"factorize": "tt", "unit_modes": "2x2x2", "input_modes": "3x4"}, "as many unit modes as input modes"),
+        ({"factorize": "tt", "standardize": True}, "--standardize does not fold"),
         ({"factorize": "tt", "ranks": "2,2"}, "has 1 bonds, not 2"),
         ({"factorize": "tt", "inputs": 97}, "97 do not divide into 2 balanced modes; 96 would"),
     ],

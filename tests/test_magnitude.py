@@ -8,10 +8,11 @@ import torch
 from test_budget import no_score
 from test_compact import difference, masked_model
 
-from harvib.budget import land, parameters_of
+from harvib.budget import land
 from harvib.compact import compact
 from harvib.lasso import cells_with_units, freeze_masks
 from harvib.magnitude import rank_by_norm
+from harvib.sizes import parameters_of
 
 
 def test_the_groups_of_the_largest_norms_stay() -> None:

@@ -96,7 +96,7 @@ def test_report_has_the_figures_of_the_contract(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text())
     for state in ("plain", "masked", "compact"):
         assert set(report[state]["accuracy"]) == {"validation", "test"}
-        assert set(report[state]["parameters"]) == {"recurrent", "head", "total"}
+        assert set(report[state]["parameters"]) == {"recurrent", "head", "total", "input_to_hidden"}
         inputs, units = report[state]["inputs"], report[state]["units"]
         size = (6, 6) if state != "compact" else (inputs, units)
         assert report[state]["parameters"]["recurrent"] == 4 * size[1] * (size[0] + size[1]) + 8 * size[1]
