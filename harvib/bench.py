@@ -68,20 +68,29 @@ def bench_run(run: Path, settings: BenchSettings) -> dict[str, Any]:
     folder = RunFolder(run)
     states = ["plain", "compact"] if "compact" in folder.report() else ["plain"]
     models = {state: _model(folder, state) for state in states}
-    dims = _dims(models["plain"])
-    readers = {state: _reader(model) for state, model in models.items()}
-    with threads(settings.threads):
-        seconds = interleaved(readers, _clips(models["plain"], settings), settings.repeats)
-    result: dict[str, Any] = {
-        state: {**per_clip(taken, settings.batch), "parameters": models[state].parameter_counts()["total"]}
-        for state, taken in seconds.items()
-    }
+    result = measure(models, "plain", settings)
     if "compact" in result:
         result["ratio"] = result["plain"]["median_ms"] / result["compact"]["median_ms"]
-    result |= {"settings": asdict(settings), "features": sum(dims), "scope": SCOPE}
-    result |= {"torch": torch.__version__, "machine": machine()}
     write_json(_file(run), result)
     return result
+
+
+def measure(
+    models: Mapping[str, SequenceClassifier | FusedClassifier], widest: str, settings: BenchSettings
+) -> dict[str, Any]:
+    """Measure models against each other: by name `median_ms` and `p95_ms` per clip, and parameters; then how.
+
+    The clips have the features that the model `widest` takes; one that takes fewer gets the first of them.
+    """
+    readers = {name: _reader(model) for name, model in models.items()}
+    with threads(settings.threads):
+        seconds = interleaved(readers, _clips(models[widest], settings), settings.repeats)
+    result: dict[str, Any] = {
+        name: {**per_clip(taken, settings.batch), "parameters": models[name].parameter_counts()["total"]}
+        for name, taken in seconds.items()
+    }
+    result |= {"settings": asdict(settings), "features": sum(_dims(models[widest])), "scope": SCOPE}
+    return result | {"torch": torch.__version__, "machine": machine()}
 
 
 def _reader(model: SequenceClassifier | FusedClassifier) -> Runner:

@@ -12,6 +12,7 @@ from torch.distributed import is_torchelastic_launched
 
 from harfeat.cache import CacheError
 from harvib.commands.bench import bench
+from harvib.commands.compare import compare
 from harvib.commands.evaluate import evaluate
 from harvib.commands.export import export
 from harvib.commands.prune import prune
@@ -67,3 +68,4 @@ main.add_command(quantize)
 main.add_command(report)
 main.add_command(prune)
 main.add_command(sweep)
+main.add_command(compare)

@@ -64,11 +64,15 @@ class Point:
 
     def plain(self) -> Point:
         """The run whose plain model it starts from; points that differ only in what comes later share it."""
-        defaults = {
-            name: value for name, value in dataclasses.asdict(TrainSettings()).items() if name in AFTER_PLAIN
-        }
-        settings = dataclasses.replace(self.settings, **{**defaults, "method": "plain"})
-        return Point(tuple(pair for pair in self.swept if pair[0] not in AFTER_PLAIN), settings)
+        return Point(
+            tuple(pair for pair in self.swept if pair[0] not in AFTER_PLAIN), plain_settings(self.settings)
+        )
+
+
+def plain_settings(settings: TrainSettings) -> TrainSettings:
+    """The settings of a run that trains only the plain model which a run with `settings` starts from."""
+    defaults = {name: value for name, value in dataclasses.asdict(TrainSettings()).items() if name in AFTER_PLAIN}
+    return dataclasses.replace(settings, **{**defaults, "method": "plain"})
 
 
 def grid_of(words: Sequence[str]) -> dict[str, tuple[Value, ...]]:

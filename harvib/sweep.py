@@ -53,6 +53,10 @@ class Sweep:
     scheduler: str = ""
     bench: bool = False
 
+    def absolute(self) -> Sweep:
+        """The same with absolute paths: workers may stand elsewhere."""
+        return dataclasses.replace(self, features=self.features.absolute(), out=self.out.absolute())
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -70,7 +74,27 @@ def run_sweep(sweep: Sweep, points: Sequence[Point]) -> dict[str, Any]:
     again. A run that fails is noted with its reason, and the others go on. Raises InputError and CacheError for
     what is wrong with the sweep as a whole, before anything is run.
     """
-    sweep = dataclasses.replace(sweep, features=sweep.features.absolute(), out=sweep.out.absolute())
+    sweep = sweep.absolute()
+    errors = run_points(sweep, points)
+    if sweep.bench:
+        finished = [point.name for point in points if point.name not in errors]
+        # One after the other, with nothing beside them: what runs at once disturbs each other's times.
+        for name in tqdm(finished, desc="latency", unit="run"):
+            folder = sweep.out / "runs" / name
+            if measured(folder) is None:
+                bench_run(folder, BenchSettings())
+    result = _figures(sweep, points, errors)
+    write_json(sweep.out / "sweep.json", result)
+    write_csv(sweep.out / "sweep.csv", result["runs"], _COLUMNS)
+    return result
+
+
+def run_points(sweep: Sweep, points: Sequence[Point]) -> dict[str, str]:
+    """Run all points, each plain model once; why runs failed, by the run's name. Nothing finished runs again.
+
+    Raises InputError and CacheError for what is wrong with the whole, before anything is run.
+    """
+    sweep = sweep.absolute()
     _check(sweep, points)
     plains = {point.plain().name: point.plain() for point in points}
     try:
@@ -87,17 +111,7 @@ def run_sweep(sweep: Sweep, points: Sequence[Point]) -> dict[str, Any]:
         else:
             jobs.append(_Job(sweep, "runs", point.name, point, sweep.out / "plain" / plain))
     errors |= _all(sweep, jobs)
-    if sweep.bench:
-        finished = [job for job in jobs if job.name not in errors]
-        # One after the other, with nothing beside them: what runs at once disturbs each other's times.
-        for job in tqdm(finished, desc="latency", unit="run"):
-            folder = sweep.out / "runs" / job.name
-            if measured(folder) is None:
-                bench_run(folder, BenchSettings())
-    result = _figures(sweep, points, errors)
-    write_json(sweep.out / "sweep.json", result)
-    _write_csv(sweep.out / "sweep.csv", result["runs"])
-    return result
+    return errors
 
 
 def _check(sweep: Sweep, points: Sequence[Point]) -> None:
@@ -161,7 +175,7 @@ def _figures(sweep: Sweep, points: Sequence[Point], errors: Mapping[str, str]) -
     runs: list[dict[str, Any]] = []
     plains: dict[str, dict[str, Any]] = {}
     for point in points:
-        row = _row("run", point)
+        row = row_of("run", point)
         if point.name in errors:
             runs.append(row | {"error": errors[point.name]})
             continue
@@ -172,7 +186,7 @@ def _figures(sweep: Sweep, points: Sequence[Point], errors: Mapping[str, str]) -
         runs.append(row | figures_of(report[state], times.get(state)))
         plain = point.plain()
         if state == "compact" and (plain.name not in plains or plains[plain.name]["ms"] is None):
-            plains[plain.name] = _row("plain", plain) | figures_of(report["plain"], times.get("plain"))
+            plains[plain.name] = row_of("plain", plain) | figures_of(report["plain"], times.get("plain"))
     runs = [*plains.values(), *runs]
     settings = settings_of(runs)
     return {
@@ -186,19 +200,21 @@ def _figures(sweep: Sweep, points: Sequence[Point], errors: Mapping[str, str]) -
     }
 
 
-def _row(kind: str, point: Point) -> dict[str, Any]:
-    nothing = dict.fromkeys(FIGURES)
+def row_of(kind: str, point: Point, figures: Sequence[str] = FIGURES) -> dict[str, Any]:
+    """A row (see harvib/frontier.py) that has no figures yet."""
+    nothing = dict.fromkeys(figures)
     seed = point.settings.seed
     return {"kind": kind, "run": point.name, "swept": dict(point.swept), "seed": seed, **nothing, "error": None}
 
 
-def _write_csv(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, runs: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as a table: what is swept, then these columns; the file is whole or not there."""
     names = list(dict.fromkeys(name for row in runs for name in row["swept"]))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*names, *_COLUMNS])
+    writer.writerow([*names, *columns])
     for row in runs:
-        writer.writerow([*(row["swept"].get(name, "") for name in names), *(row[name] for name in _COLUMNS)])
+        writer.writerow([*(row["swept"].get(name, "") for name in names), *(row[name] for name in columns)])
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(stream.getvalue(), encoding="utf-8")
     replace_synced(temporary, path)

@@ -69,7 +69,10 @@ def plots(lines: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], prefix: 
     for cost, mark, label in _COSTS:
         drawn = [line for line in lines if line[cost] is not None]
         for part in ("validation", "test") if drawn else ():
-            series = {shown: _dots(drawn, kind, cost, part) for kind, shown in kinds.items()}
+            series = {
+                shown: dots_of([line for line in drawn if line["kind"] == kind], cost, part)
+                for kind, shown in kinds.items()
+            }
             front = [(line[cost]["mean"], line[part]["mean"]) for line in drawn if line[mark]]
             shown = {name: dots for name, dots in series.items() if len(dots.x)}
             svg = frontier_plot(f"{prefix}{cost}-{part}", shown, front, label, f"{part} accuracy")
@@ -138,11 +141,11 @@ def _differing(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     return {run: {name: values.get(name) for name in names} for run, values in told.items()}
 
 
-def _dots(lines: Sequence[Mapping[str, Any]], kind: str, cost: str, part: str) -> Dots:
-    chosen = [line for line in lines if line["kind"] == kind]
+def dots_of(lines: Sequence[Mapping[str, Any]], cost: str, part: str) -> Dots:
+    """Lines as points of accuracy on a part against a cost."""
 
     def column(figure: str, key: str) -> np.ndarray:
-        values = (line[figure][key] for line in chosen)
+        values = (line[figure][key] for line in lines)
         return np.array([math.nan if value is None else value for value in values])
 
     return Dots(

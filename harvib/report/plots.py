@@ -8,6 +8,7 @@ equal bytes.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -188,21 +189,45 @@ def frontier_plot(
                 elinewidth=0.8,
                 label=label,
             )
-        axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        # An interval may reach beyond what an accuracy can be.
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -0.02), min(high, 1.02))
+        _cost_axes(axes, xlabel, ylabel)
         figure.legend(loc="outside lower center", ncols=len(_SERIES), fontsize=8)
-        told = (
-            f"{label} at {xlabel} {_number(x)}: {y:.1%}"
-            for label, dots in series.items()
-            for x, y in zip(dots.x.tolist(), dots.y.tolist(), strict=True)
+        return _svg(figure, name, _dots_told(series, xlabel, ylabel))
+
+
+def methods_plot(name: str, methods: Mapping[str, tuple[bool, Dots]], xlabel: str, ylabel: str) -> str:
+    """Accuracies from 0 to 1 of methods at their budgets, against a cost on a logarithmic axis, a line a method.
+
+    By name whether the method is our own, and its dots: ours are thick unbroken lines with full markers, the
+    others thin broken ones with hollow markers. Markers and colours go round with different periods, so that no
+    two methods of a kind look alike.
+    """
+    with rc_context(_SETTINGS):
+        columns = 3
+        # The legend takes a line of type a row; the axes keep their size.
+        height = 2.5 + 0.16 * math.ceil(len(methods) / columns)
+        figure, axes = _figure((_WIDE[0], height))
+        for number, (label, (ours, dots)) in enumerate(methods.items()):
+            order = np.argsort(dots.x, kind="stable")
+            colour = _SERIES[number % len(_SERIES)]
+            axes.errorbar(
+                dots.x[order],
+                dots.y[order],
+                yerr=np.nan_to_num(dots.y_half[order]),
+                fmt="os^DvPX*<>p"[number % 11],
+                linestyle="-" if ours else (0, (2, 1.5)),
+                linewidth=1.8 if ours else 0.9,
+                color=colour,
+                markersize=4.5,
+                markerfacecolor=colour if ours else "none",
+                elinewidth=0.7,
+                label=label,
+                zorder=3 if ours else 2,
+            )
+        _cost_axes(axes, xlabel, ylabel)
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=8, handlelength=2.4)
+        return _svg(
+            figure, name, _dots_told({label: dots for label, (_, dots) in methods.items()}, xlabel, ylabel)
         )
-        return _svg(figure, name, f"{ylabel} against {xlabel}. {'; '.join(told)}.")
 
 
 def pictures_plot(name: str, pictures: Mapping[str, np.ndarray], alt: str) -> str:
@@ -220,6 +245,26 @@ def pictures_plot(name: str, pictures: Mapping[str, np.ndarray], alt: str) -> st
 def _figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=inches, layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _cost_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    # An interval may reach beyond what an accuracy can be.
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.02), min(high, 1.02))
+
+
+def _dots_told(series: Mapping[str, Dots], xlabel: str, ylabel: str) -> str:
+    told = (
+        f"{label} at {xlabel} {_number(x)}: {y:.1%}"
+        for label, dots in series.items()
+        for x, y in zip(dots.x.tolist(), dots.y.tolist(), strict=True)
+    )
+    return f"{ylabel} against {xlabel}. {'; '.join(told)}."
 
 
 def _spans_a_decade(curves: Curves) -> bool:

@@ -1,0 +1,37 @@
+"""Multiply-accumulates of a model, from its shapes alone.
+
+Counted are the products with weight matrices: of every cell those with its inputs and with its states, once a
+step, and the head, once a clip. Not counted is what costs no product with a matrix: gates, standardisation, masks,
+means over time. A mean over time with a linear head therefore costs nothing a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harvib.cells.stack import Layer
+from harvib.models import SequenceClassifier
+
+COUNTED = (
+    "Multiply-accumulates (MACs) are those of the products with weight matrices: inputs and states once a step, "
+    "the head once a clip; elementwise work and means over time are not counted."
+)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one step of the cells, and of a whole clip with the head."""
+
+    step: int
+    clip: int
+
+
+def macs_of(model: SequenceClassifier, steps: int) -> Macs:
+    """Of a model on one clip of `steps` steps, each cell by its own count."""
+    step = sum(
+        cell.macs()
+        for layer in model.recurrent.layers
+        if isinstance(layer, Layer)
+        for _, cell in layer.directions()
+    )
+    return Macs(step, steps * step + model.head.weight.numel())

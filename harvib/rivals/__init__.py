@@ -1,0 +1,11 @@
+"""The methods of `harvib compare`: by name a recipe each, in files by kind of model."""
+
+from __future__ import annotations
+
+from harvib.rivals.base import TRIALS, NoModelError, Rival, Task
+from harvib.rivals.pooled import POOLED
+from harvib.rivals.recurrent import RECURRENT
+
+METHODS: dict[str, Rival] = {**RECURRENT, **POOLED}
+
+__all__ = ["METHODS", "TRIALS", "NoModelError", "Rival", "Task"]

@@ -1,0 +1,80 @@
+"""What a method of `harvib compare` is: a recipe that makes, for a budget of parameters, the settings of a run."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from harvib.budget import plain_size
+from harvib.errors import InputError
+from harvib.runconfig import plain_spec
+from harvib.settings import TrainSettings
+from harvib.weights import ModelCard
+
+TRIALS = 4
+"""How many settings every recipe offers; the first is the one it would choose unseen."""
+
+Value = TypeVar("Value")
+
+
+class NoModelError(InputError):
+    """A method has no model for a budget; the text says why."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is wanted for: at most `budget` parameters, on so many features a step and these classes.
+
+    `trial` counts from 0 the settings that a recipe offers.
+    """
+
+    budget: int
+    features: int
+    card: ModelCard
+    trial: int = 0
+
+    def pick(self, *values: Value) -> Value:
+        """The value of this trial, of as many as there are trials."""
+        if len(values) != TRIALS:
+            raise ValueError(f"a recipe offers {TRIALS} settings, not {len(values)}")
+        return values[self.trial]
+
+    def size(self, settings: TrainSettings) -> int:
+        """Parameters of the plain model of these settings."""
+        return plain_size(plain_spec(settings, self.features, self.card))
+
+
+Recipe = Callable[[Task], TrainSettings]
+"""Raises NoModelError where there is no model for the task."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A method; `ours` where it is this project's own, a VIB model or a hybrid with one.
+
+    `cannot` names settings that the method cannot take: a user's wish for them is not passed on to it.
+    """
+
+    title: str
+    ours: bool
+    recipe: Recipe
+    cannot: tuple[str, ...] = ()
+
+
+def largest(task: Task, settings: Callable[[int], TrainSettings], highest: int) -> TrainSettings:
+    """The settings, of those of 1 to `highest`, of the largest plain model within the budget; sizes must grow."""
+    sizes = range(1, highest + 1)
+    found = bisect.bisect_right(sizes, task.budget, key=lambda number: task.size(settings(number)))
+    if not found:
+        raise NoModelError(f"the smallest model has {task.size(settings(1)):,} parameters")
+    return settings(found)
+
+
+def pruned(task: Task, *plain: TrainSettings) -> TrainSettings:
+    """Prune to the budget the first of these plain models with at least twice as many parameters, or the last."""
+    chosen = next((each for each in plain if task.size(each) >= 2 * task.budget), plain[-1])
+    if task.size(chosen) <= task.budget:
+        raise NoModelError(f"the plain model has only {task.size(chosen):,} parameters: nothing is to prune")
+    return replace(chosen, target_params=task.budget)

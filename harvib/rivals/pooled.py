@@ -1,0 +1,40 @@
+"""Mean over time and a linear classifier: on inputs chosen by F score, or pruned to the budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harvib.rivals.base import Rival, Task, largest, pruned
+from harvib.rivals.recurrent import TUNED, scratch
+from harvib.settings import TrainSettings
+
+_MEAN = replace(TUNED, model="mean")
+
+
+def _mean(task: Task) -> TrainSettings:
+    lr, dropout = task.pick((5e-3, 0.2), (2e-3, 0.2), (1e-2, 0.2), (5e-3, 0.5))
+    base = replace(scratch(_MEAN), lr=lr, dropout=dropout)
+    return largest(task, lambda inputs: replace(base, select_inputs=inputs), task.features)
+
+
+def _vib(task: Task) -> TrainSettings:
+    mask_lr, finetune_lr = task.pick((0.03, 5e-3), (0.1, 5e-3), (0.01, 5e-3), (0.03, 2e-3))
+    return replace(pruned(task, _MEAN), mask_lr=mask_lr, finetune_lr=finetune_lr)
+
+
+def _lasso(task: Task) -> TrainSettings:
+    lasso_input, finetune_lr = task.pick((0.01, 5e-3), (0.003, 5e-3), (0.03, 5e-3), (0.01, 2e-3))
+    return replace(pruned(task, _MEAN), method="lasso", lasso_input=lasso_input, finetune_lr=finetune_lr)
+
+
+def _magnitude(task: Task) -> TrainSettings:
+    finetune_lr, distill = task.pick((5e-3, 0.5), (2e-3, 0.5), (1e-2, 0.5), (5e-3, 0.8))
+    return replace(pruned(task, _MEAN), method="magnitude", finetune_lr=finetune_lr, distill=distill)
+
+
+POOLED = {
+    "mean": Rival("mean over time + linear, inputs by F score", False, _mean),
+    "mean-vib": Rival("mean + linear, inputs pruned by VIB", True, _vib),
+    "mean-lasso": Rival("mean + linear, inputs pruned by group lasso", False, _lasso),
+    "mean-magnitude": Rival("mean + linear, inputs pruned by magnitude", False, _magnitude),
+}
