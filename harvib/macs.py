@@ -20,7 +20,10 @@ COUNTED = (
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates of one step of the cells, and of a whole clip with the head."""
+    """Multiply-accumulates of the cells by step, and of a whole clip with the head.
+
+    A structured matrix may be rebuilt once a clip: `step` then has its share of that, rounded.
+    """
 
     step: int
     clip: int
@@ -28,10 +31,6 @@ class Macs:
 
 def macs_of(model: SequenceClassifier, steps: int) -> Macs:
     """Of a model on one clip of `steps` steps, each cell by its own count."""
-    step = sum(
-        cell.macs()
-        for layer in model.recurrent.layers
-        if isinstance(layer, Layer)
-        for _, cell in layer.directions()
-    )
-    return Macs(step, steps * step + model.head.weight.numel())
+    layers = [layer for layer in model.recurrent.layers if isinstance(layer, Layer)]
+    cells = sum(cell.macs(steps) for layer in layers for _, cell in layer.directions())
+    return Macs(round(cells / steps), cells + model.head.weight.numel())

@@ -38,9 +38,9 @@ class Cell(nn.Module, ABC):
         """The structured matrices of a factorised cell: `ih` reads the inputs, `hh` is W_hh where that is one."""
         return {}
 
-    def macs(self) -> int:
-        """Multiply-accumulates of a step with the cell's matrices: each of their weights is used once."""
-        return sum(weight.numel() for weight in self.parameters() if weight.dim() == 2)
+    def macs(self, steps: int) -> int:
+        """Multiply-accumulates with the cell's matrices for a clip of so many steps: one a weight and step."""
+        return steps * sum(weight.numel() for weight in self.parameters() if weight.dim() == 2)
 
     def use_hard_scales(self) -> None:
         """Of a compact cell: put one for every factor that its masks have left in it and that is not zero.

@@ -78,6 +78,11 @@ class _Cell(Cell):
         """Those of the structured matrix."""
         return self.matrix.parameter_count()
 
+    def macs(self, steps: int) -> int:
+        """Of W_ih by its own count; a structured W_hh is rebuilt once, and used as a dense one of the kept units."""
+        rebuilt = 0 if self.hidden is None else self.hidden.rebuilding_macs()
+        return self.matrix.macs(steps) + rebuilt + steps * self.bias_hh.numel() * self.hidden_size
+
     def parameter_count(self) -> int:
         """Of the matrices as they are held, and two biases."""
         weights = self.matrix.parameter_count() + 2 * self.bias_ih.numel()

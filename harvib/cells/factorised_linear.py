@@ -52,6 +52,10 @@ class _Projection(Cell):
         """Those of the matrix."""
         return self.matrix.parameter_count()
 
+    def macs(self, steps: int) -> int:
+        """By the matrix's own count."""
+        return self.matrix.macs(steps)
+
     def parameter_count(self) -> int:
         """The matrix's, and the bias."""
         return self.matrix.parameter_count() + self.bias.numel()

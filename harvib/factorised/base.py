@@ -92,6 +92,14 @@ class Matrix(nn.Module, ABC):
         """The product with a shift (columns,) in float64 that all inputs have, (rows,)."""
         return self.dense().double() @ shift if bool(shift.any()) else shift.new_zeros(self.rows)
 
+    @abstractmethod
+    def macs(self, steps: int) -> int:
+        """Multiply-accumulates of the products with so many steps of one clip, masks apart; see harvib/macs.py."""
+
+    @abstractmethod
+    def rebuilding_macs(self) -> int:
+        """Multiply-accumulates of `dense`."""
+
     def masked(self) -> Matrix:
         """A copy with a fresh mask on all that can be masked."""
         return copy.deepcopy(self)

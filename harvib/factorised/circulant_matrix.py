@@ -9,6 +9,7 @@ nothing to fold into, and all inputs stay.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +47,33 @@ class CirculantMatrix(Matrix):
 
     def forward(self, x: Tensor) -> Tensor:
         """By transforms, or by the matrix where it has so few rows that this costs less."""
-        layer, count = self.layer, x.numel() // self.columns
-        if self.rows * (count / _FFT + layer.factors) < count * layer.factors * layer.blocks:
-            return nn.functional.linear(x, layer.dense())
-        result: Tensor = layer(x)
+        if self._rebuilds(x.numel() // self.columns):
+            return nn.functional.linear(x, self.layer.dense())
+        result: Tensor = self.layer(x)
         return result
+
+    def _rebuilds(self, steps: int) -> bool:
+        layer = self.layer
+        return self.rows * (steps / _FFT + layer.factors) < steps * layer.factors * layer.blocks
+
+    def macs(self, steps: int) -> int:
+        if self._rebuilds(steps):
+            return self.rebuilding_macs() + steps * self.rows * self.columns
+        layer = self.layer
+        # Of a block of a factor: its diagonal, two transforms, and N / 2 complex products of four real ones.
+        block = layer.size + 2 * self._transform() + 2 * layer.size
+        return layer.factors * layer.blocks * (steps * block + self._transform())
+
+    def rebuilding_macs(self) -> int:
+        layer = self.layer
+        row = layer.size + 2 * self._transform() + 2 * layer.size
+        spectra = layer.blocks * layer.factors * self._transform()
+        # The last factor's rows are its weights, turned.
+        return (layer.factors - 1) * self.rows * row + spectra
+
+    def _transform(self) -> int:
+        """Of a real FFT of N values: half of the 5/2 N log2 N operations that a radix-2 one takes."""
+        return round(1.25 * self.layer.size * math.log2(self.layer.size))
 
     def parameter_count(self) -> int:
         return self.layer.parameter_count()

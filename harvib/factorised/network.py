@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,16 @@ class TensorNetwork(Matrix):
             return nn.functional.linear(x, self._rebuilt(hard))
         result = plan(rows.view(-1, *self.factor.columns), *self._masked_cores(hard))
         return result.reshape(*x.shape[:-1], self.rows)
+
+    def macs(self, steps: int) -> int:
+        plan = _plan(self._equation([_STEP]), self._shapes((steps,)))
+        if plan.cost > self._cost_of_rebuilding(steps):
+            return self.rebuilding_macs() + steps * self.rows * self.columns
+        return plan.macs([(steps, *self.factor.columns), *(core.shape for core in self.cores)])
+
+    def rebuilding_macs(self) -> int:
+        plan = _plan(self._equation(None), self._shapes(None))
+        return plan.macs([core.shape for core in self.cores])
 
     @torch.no_grad()
     def compacted(self, rows: Tensor, inputs: Tensor, scale: Tensor) -> Slim:
@@ -176,6 +187,19 @@ class _Plan:
     def __call__(self, *operands: Tensor) -> Tensor:
         result: Tensor = opt_einsum.contract(self.equation, *operands, optimize=self.path)
         return result
+
+    def macs(self, shapes: Sequence[Sequence[int]]) -> int:
+        """Multiply-accumulates with operands of these shapes: of a contraction one a place of all its labels."""
+        names, result = self.equation.split("->")
+        operands = [set(labels) for labels in names.split(",")]
+        sizes = dict(zip(names.replace(",", ""), itertools.chain(*shapes), strict=True))
+        total = 0
+        for pair in self.path:
+            taken = [operands.pop(place) for place in sorted(pair, reverse=True)]
+            together = set().union(*taken)
+            total += math.prod(sizes[label] for label in together) if len(taken) > 1 else 0
+            operands.append(together & set().union(result, *operands))
+        return total
 
 
 @lru_cache(maxsize=4096)
