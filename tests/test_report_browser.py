@@ -8,14 +8,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from browser import NAMES, Browser, Visit, chromium, running
 from small_runs import ODD_CLASSES, small_run
 
+from harvib.compare import COMPARED
 from harvib.frontier import figures_of, settings_of
+from harvib.report.compare_page import compare_page
 from harvib.report.page import write_page
 from harvib.report.sweep_page import sweep_page
+from harvib.rivals import METHODS
 from harvib.rundir import RunFolder, read_json, write_json
 
 PHONE, DESK = 390, 1440
@@ -45,7 +50,7 @@ def _read(path: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Pages of one run, of several (one unfinished) beside a published table, and of a sweep."""
+    """Pages of one run, of several (one unfinished) beside a published table, of a sweep and of a comparison."""
     folder = tmp_path_factory.mktemp("pages")
     run = small_run(folder)
     deep = small_run(
@@ -72,7 +77,43 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     sweep = {"features": "c.h5", "split": "x", "confidence": 0.95, "selection": "The front.", "failed": 1}
     text = sweep_page(LONG, {**sweep, "runs": [*rows, failed], "settings": settings_of([*rows, failed])})
     (folder / "sweep.html").write_text(text, encoding="utf-8")
-    return {name: folder / f"{name}.html" for name in ("one", "several", "sweep", "pixels")}
+    (folder / "compare.html").write_text(compare_page(LONG, contest()), encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in ("one", "several", "sweep", "pixels", "compare")}
+
+
+def contest() -> dict[str, Any]:
+    """Figures of a comparison of as many methods as there are, made up; one has no model, one seed failed."""
+    rows = []
+    for number, method in enumerate(METHODS):
+        for budget in (1000, 10_000, 100_000):
+            for seed in range(3 if number else 0):
+                figures: dict[str, Any] = dict.fromkeys(COMPARED, float(budget) * (1 - number / 100))
+                accuracy = 0.99 - 0.2 * (number + 2) / len(METHODS) / np.log10(budget / 100) - 0.004 * seed
+                figures |= {"validation": accuracy, "test": accuracy - 0.01, "ms": 0.1 * number}
+                swept = {"method": method, "budget": budget, "trial": 0}
+                rows.append({"kind": "run", "run": LONG, "swept": swept, "seed": seed, "error": None, **figures})
+    rows[-1] |= {**dict.fromkeys(COMPARED), "error": "training diverged: " + LONG}
+    first = next(iter(METHODS))
+    return {
+        "features": LONG,
+        "split": "x",
+        "steps": 25,
+        "budgets": [1000, 10_000, 100_000],
+        "methods": {name: {"title": rival.title, "ours": rival.ours} for name, rival in METHODS.items()},
+        "trials": 2,
+        "not_passed_on": {first: ["standardize"]},
+        "confidence": 0.95,
+        "selection": "The best.",
+        "macs": "MACs.",
+        "runs": rows,
+        "lines": [{**line, "best": False} for line in settings_of(rows, COMPARED)],
+        "plain": [],
+        "absent": [
+            {"method": first, "budget": budget, "trial": None, "reason": LONG}
+            for budget in (1000, 10_000, 100_000)
+        ],
+        "latency": None,
+    }
 
 
 def opened(browser: Browser, page: Path, width: int) -> Visit:
@@ -83,7 +124,7 @@ def opened(browser: Browser, page: Path, width: int) -> Visit:
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
-@pytest.mark.parametrize("name", ["one", "several", "sweep"])
+@pytest.mark.parametrize("name", ["one", "several", "sweep", "compare"])
 def test_a_page_logs_nothing_asks_for_nothing_and_fits_its_window(
     browser: Browser, pages: dict[str, Path], name: str, width: int
 ) -> None:
@@ -102,7 +143,7 @@ def test_a_page_logs_nothing_asks_for_nothing_and_fits_its_window(
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
-@pytest.mark.parametrize("name", ["one", "several", "sweep"])
+@pytest.mark.parametrize("name", ["one", "several", "sweep", "compare"])
 def test_plots_are_drawn_with_labels_that_can_be_read(
     browser: Browser, pages: dict[str, Path], name: str, width: int
 ) -> None:

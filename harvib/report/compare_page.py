@@ -52,7 +52,7 @@ def compare_plots(result: Mapping[str, Any]) -> list[Plot]:
         for part in ("test", "validation") if drawn else ():
             series = {
                 method: (told["ours"], dots_of(ours, cost, part))
-                for method, told in result["methods"].items()
+                for method, told in sorted(result["methods"].items(), key=lambda item: not item[1]["ours"])
                 if (ours := [line for line in drawn if line["swept"]["method"] == method])
             }
             svg = methods_plot(f"{cost}-{part}", series, label, f"{part} accuracy")

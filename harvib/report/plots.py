@@ -204,7 +204,7 @@ def methods_plot(name: str, methods: Mapping[str, tuple[bool, Dots]], xlabel: st
     with rc_context(_SETTINGS):
         columns = 3
         # The legend takes a line of type a row; the axes keep their size.
-        height = 2.5 + 0.16 * math.ceil(len(methods) / columns)
+        height = 2.7 + 0.16 * math.ceil(len(methods) / columns)
         figure, axes = _figure((_WIDE[0], height))
         for number, (label, (ours, dots)) in enumerate(methods.items()):
             order = np.argsort(dots.x, kind="stable")
@@ -249,7 +249,9 @@ def _figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
 
 def _cost_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    low, high = axes.get_xlim()
+    # Over more than a decade and a half the labels between the powers of ten would run into each other.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=8))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
