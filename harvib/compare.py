@@ -45,8 +45,8 @@ SELECTION = (
 _COLUMNS = ("kind", "run", "seed", *COMPARED, "error")
 _RECIPES_OWN = frozenset(
     {
-        "method", "model", "hidden", "layers", "bidirectional", "project", "select_inputs", "target_params",
-        "target_ratio", "max_drop", "seed",
+        "method", "model", "hidden", "layers", "bidirectional", "kernel", "project", "select_inputs",
+        "target_params", "target_ratio", "max_drop", "seed",
     }
 )  # fmt: skip
 CHANGEABLE = tuple(item.name for item in dataclasses.fields(TrainSettings) if item.name not in _RECIPES_OWN)
@@ -87,17 +87,34 @@ class Contest:
 
 @dataclass(frozen=True)
 class Entry(Point):
-    """A run of a comparison. Methods share a plain model wherever its settings are the same."""
+    """A run of a comparison. Methods share a plain model wherever its settings are the same.
+
+    `taught_by` are the settings of the plain model that is its teacher, if another than its own.
+    """
+
+    taught_by: TrainSettings | None = None
+
+    def teacher(self) -> Point | None:
+        """The plain model that teaches."""
+        if self.taught_by is None:
+            return None
+        return _shared(dataclasses.replace(plain_settings(self.taught_by), seed=self.settings.seed))
 
     def plain(self) -> Point:
         """The run whose plain model it starts from, named by all that is not a default."""
-        settings, defaults = plain_settings(self.settings), dataclasses.asdict(TrainSettings(method="plain"))
-        differing: list[tuple[str, Value]] = [
-            (name, value)
-            for name, value in dataclasses.asdict(settings).items()
-            if value != defaults[name] and name != "seed"
-        ]
-        return Point(tuple(differing), settings)
+        teacher = self.teacher()
+        if teacher is None or self.settings.method != "plain":
+            return _shared(plain_settings(self.settings))
+        swept = (*_shared(self.settings).swept, ("teacher", teacher.name))
+        return Entry(swept, self.settings, self.taught_by)
+
+
+def _shared(settings: TrainSettings) -> Point:
+    defaults = dataclasses.asdict(TrainSettings(method="plain"))
+    told = dataclasses.asdict(settings).items()
+    return Point(
+        tuple((name, value) for name, value in told if value != defaults[name] and name != "seed"), settings
+    )
 
 
 @dataclass(frozen=True)
@@ -145,18 +162,18 @@ def entries_of(contest: Contest, ground: Ground) -> tuple[list[Entry], list[dict
     for budget in contest.budgets:
         reasons = []
         for method in contest.methods:
-            found: list[tuple[int, TrainSettings]] = []
+            found: list[tuple[int, TrainSettings, TrainSettings | None]] = []
             refused: list[tuple[int, str]] = []
             for trial in range(contest.trials):
                 task = Task(budget, ground.features, ground.card, trial)
                 try:
-                    found.append((trial, _settings(contest, method, task)))
+                    found.append((trial, *_settings(contest, method, task)))
                 except NoModelError as error:
                     refused.append((trial, str(error)))
-            for trial, settings in found:
+            for trial, settings, teacher in found:
                 swept: tuple[tuple[str, Value], ...] = (("method", method), ("budget", budget), ("trial", trial))
                 for seed in range(contest.seeds):
-                    entries.append(Entry(swept, dataclasses.replace(settings, seed=seed)))
+                    entries.append(Entry(swept, dataclasses.replace(settings, seed=seed), teacher))
             if not found:
                 reasons.append(f"{method}: {refused[0][1]}")
             absent += [
@@ -168,20 +185,24 @@ def entries_of(contest: Contest, ground: Ground) -> tuple[list[Entry], list[dict
     return entries, absent
 
 
-def _settings(contest: Contest, method: str, task: Task) -> TrainSettings:
-    """Of a recipe, with the user's changes. Raises InputError where they do not go with it, and NoModelError."""
+def _settings(contest: Contest, method: str, task: Task) -> tuple[TrainSettings, TrainSettings | None]:
+    """Of a recipe and its teacher, with the user's changes.
+
+    Raises InputError where they do not go with it, and NoModelError.
+    """
     rival = METHODS[method]
-    settings = rival.recipe(task)
+    settings, teacher = rival.recipe(task), rival.teacher
     changes = {name: value for name, value in contest.changes.items() if name not in rival.cannot}
     try:
         settings = dataclasses.replace(settings, **changes)
+        teacher = teacher and dataclasses.replace(teacher, **changes)
     except InputError as error:
         raise InputError(f"method {method}: {error}") from error
     try:
         target_of(settings, plain_spec(settings, task.features, task.card))
     except InputError as error:
         raise NoModelError(str(error)) from error
-    return settings
+    return settings, teacher
 
 
 def run_compare(sweep: Sweep, contest: Contest) -> dict[str, Any]:
@@ -242,11 +263,13 @@ def _row(sweep: Sweep, entry: Entry, errors: Mapping[str, str], ground: Ground) 
     row = row_of("run", entry, COMPARED)
     if entry.name in errors:
         return row | {"error": errors[entry.name]}
-    folder, plain = RunFolder(sweep.out / "runs" / entry.name), RunFolder(sweep.out / "plain" / entry.plain().name)
+    folder = RunFolder(sweep.out / "runs" / entry.name)
     report = folder.report()
     figures = report["compact" if "compact" in report else "plain"]
-    # The plain model was trained in its own folder; the run has taken it over.
-    seconds = sum(plain.report()["seconds"].values()) + sum(report["seconds"].values())
+    # The plain model was trained in its own folder, and so was a teacher.
+    before = [entry.plain().name, *([teacher.name] if (teacher := entry.teacher()) else [])]
+    reports = [report, *(RunFolder(sweep.out / "plain" / name).report() for name in before)]
+    seconds = sum(sum(each["seconds"].values()) for each in reports)
     return row | _figures(figures, load_model(folder.model)[0], ground.steps, seconds)
 
 

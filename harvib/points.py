@@ -62,6 +62,10 @@ class Point:
         """The name of its run folder."""
         return _name(self.swept, self.settings.seed)
 
+    def teacher(self) -> Point | None:
+        """The run whose final model gives the soft targets, where it is not the plain model."""
+        return None
+
     def plain(self) -> Point:
         """The run whose plain model it starts from; points that differ only in what comes later share it."""
         return Point(

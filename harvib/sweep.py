@@ -64,7 +64,8 @@ class _Job:
     folder: str
     name: str
     point: Point
-    init: Path | None
+    init: Path | None = None
+    teacher: Path | None = None
 
 
 def run_sweep(sweep: Sweep, points: Sequence[Point]) -> dict[str, Any]:
@@ -96,22 +97,42 @@ def run_points(sweep: Sweep, points: Sequence[Point]) -> dict[str, str]:
     """
     sweep = sweep.absolute()
     _check(sweep, points)
-    plains = {point.plain().name: point.plain() for point in points}
+    plains = {point.name: point for point in _before(points)}
     try:
         for folder in ("plain", "runs", "logs"):
             (sweep.out / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {sweep.out}: cannot be written: {error.strerror}") from error
-    failed = _all(sweep, [_Job(sweep, "plain", name, point, None) for name, point in plains.items()])
-    jobs, errors = [], {}
+    failed = _all(
+        sweep, [_Job(sweep, "plain", name, plain) for name, plain in plains.items() if not plain.teacher()]
+    )
+    taught: list[_Job] = []
+    for name, plain in plains.items():
+        if teacher := plain.teacher():
+            if teacher.name in failed:
+                failed[name] = f"its teacher: {failed[teacher.name]}"
+            else:
+                taught.append(_Job(sweep, "plain", name, plain, teacher=sweep.out / "plain" / teacher.name))
+    failed |= _all(sweep, taught)
+    jobs: list[_Job] = []
+    errors: dict[str, str] = {}
     for point in points:
-        plain = point.plain().name
-        if plain in failed:
-            errors[point.name] = f"its plain model: {failed[plain]}"
+        plain, teacher = point.plain(), point.teacher()
+        if plain.name in failed:
+            errors[point.name] = f"its plain model: {failed[plain.name]}"
+        elif teacher and teacher.name in failed:
+            errors[point.name] = f"its teacher: {failed[teacher.name]}"
         else:
-            jobs.append(_Job(sweep, "runs", point.name, point, sweep.out / "plain" / plain))
+            # Of a run that only trains the plain model, that has learned from the teacher already.
+            by = sweep.out / "plain" / teacher.name if teacher and point.settings.method != "plain" else None
+            jobs.append(_Job(sweep, "runs", point.name, point, sweep.out / "plain" / plain.name, by))
     errors |= _all(sweep, jobs)
     return errors
+
+
+def _before(points: Sequence[Point]) -> list[Point]:
+    """The plain models that runs start from, and the teachers."""
+    return [found for point in points for found in (point.teacher(), point.plain()) if found]
 
 
 def _check(sweep: Sweep, points: Sequence[Point]) -> None:
@@ -120,7 +141,7 @@ def _check(sweep: Sweep, points: Sequence[Point]) -> None:
         cache.split(sweep.split)
         require_complete(cache, sweep.allow_missing)
     device_of(sweep.device)
-    for folder, point in [("plain", point.plain()) for point in points] + [("runs", point) for point in points]:
+    for folder, point in [("plain", plain) for plain in _before(points)] + [("runs", point) for point in points]:
         run = RunFolder(sweep.out / folder / point.name)
         if not (run.path / "config.json").is_file():
             continue
@@ -165,6 +186,7 @@ def _run(job: _Job) -> tuple[str, str | None]:
                 job.init,
                 device_of(sweep.device),
                 sweep.allow_missing,
+                teacher=job.teacher,
             )
         except (InputError, CacheError) as error:
             return job.name, str(error)

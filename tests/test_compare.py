@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -331,3 +332,43 @@ def test_a_comparison_from_python_is_that_of_the_command(
     ]
     with pytest.raises(InputError, match="hidden"):
         Contest(("vib",), (10,), changes={"hidden": 3})
+
+
+def test_a_teacher_is_trained_once_a_seed_for_all_that_learn_from_it(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--methods", "lstm-taught,vib-taught", "--seeds", "2", "--jobs", "2", "--budgets", "200"]
+    result = invoke(cache, out, *words)
+    assert result.exit_code == 0, result.output
+    plains = {path: RunFolder(path) for path in (out / "plain").iterdir()}
+    # For each seed the teacher, the plain model that vib prunes, and the small one, which is taught.
+    assert len(plains) == 3 * 2
+    taught = [run for run in plains.values() if run.config()["teacher"]]
+    assert len(taught) == 2
+    for run in (*taught, *map(RunFolder, (out / "runs").glob("method=vib-taught,*"))):
+        teacher = RunFolder(Path(run.config()["teacher"]))
+        assert teacher.path in plains
+        assert teacher.config()["settings"]["hidden"] == 32
+        assert teacher.config()["settings"]["seed"] == run.config()["settings"]["seed"]
+    for row in told(out)["runs"]:
+        if row["swept"].get("method") == "lstm-taught":
+            run = RunFolder(out / "runs" / row["run"])
+            small = RunFolder(Path(run.config()["init"]))
+            teacher = RunFolder(Path(small.config()["teacher"]))
+            assert row["seconds"] == pytest.approx(small.seconds("plain") + teacher.seconds("plain"))
+    again = invoke(cache, out, *words)
+    assert (again.exit_code, again.stdout) == (0, result.stdout)
+
+
+def test_a_teacher_that_fails_fails_its_pupils_alone(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = TrainSettings(model="mean", lr=1e6, clip_norm=1e30, weight_decay=1e6)
+    for name in ("lstm-taught", "vib-taught"):
+        rival = dataclasses.replace(METHODS[name], teacher=bad, cannot=("plain_epochs",))
+        monkeypatch.setitem(METHODS, name, rival)
+    words = ["--methods", "lstm-taught,vib-taught,mean", "--budgets", "200", "--seeds", "1"]
+    result = invoke(cache, tmp_path / "out", *WORDS, *words)
+    assert result.exit_code == 1, result.output
+    failed = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 2
+    assert all("its teacher: training diverged" in line for line in failed)

@@ -22,7 +22,7 @@ WIDTHS = st.integers(1, 6)
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.sampled_from([name for name in CELLS if name != "mean"]),
+    st.sampled_from([name for name, kind in CELLS.items() if kind.STACKS]),
     st.lists(st.lists(WIDTHS, min_size=1, max_size=2).map(tuple), min_size=1, max_size=3).map(tuple),
     st.integers(0, 4),
     WIDTHS,
@@ -36,8 +36,13 @@ def test_macs_are_those_that_torch_counts(
     assert counted(ModelSpec(cell, "plain", 7, inputs, shape, 3, projected=projected), steps)
 
 
+def test_macs_of_cells_that_stand_alone_are_those_that_torch_counts() -> None:
+    for name, kind in CELLS.items():
+        if not kind.STACKS:
+            assert counted(ModelSpec(name, "plain", 7, 5, ((5,),), 3, kind.READOUT or "mean"), 9)
+
+
 def test_a_mean_over_time_costs_only_its_head() -> None:
-    assert counted(ModelSpec("mean", "plain", 7, 5, ((5,),), 3), 9)
     assert macs_of(SequenceClassifier(ModelSpec("mean", "plain", 7, 5, ((5,),), 3)), 9).clip == 15
 
 

@@ -103,8 +103,8 @@ def compare_notes(result: Mapping[str, Any]) -> list[str]:
         "In-to-hidden: the weights between inputs and hidden states alone; parameters: all of the model. "
         "± is half the 95 % interval of the mean over seeds.",
         f"{result['macs']} A clip has {result['steps']} steps here, the median of the cache.",
-        "Training time is that of all stages, the plain model's too, though methods that start from the same one "
-        "share it.",
+        "Training time is that of all stages, also of the plain model and of a teacher, though methods that need "
+        "the same one share it.",
     ]
     if result["latency"] is not None:
         notes.append(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from harvib.rivals.base import TRIALS, NoModelError, Rival, Task
+from harvib.rivals.feedforward import FEEDFORWARD
 from harvib.rivals.pooled import POOLED
 from harvib.rivals.recurrent import RECURRENT
 
-METHODS: dict[str, Rival] = {**RECURRENT, **POOLED}
+METHODS: dict[str, Rival] = {**RECURRENT, **POOLED, **FEEDFORWARD}
 
 __all__ = ["METHODS", "TRIALS", "NoModelError", "Rival", "Task"]

@@ -54,13 +54,15 @@ Recipe = Callable[[Task], TrainSettings]
 class Rival:
     """A method; `ours` where it is this project's own, a VIB model or a hybrid with one.
 
-    `cannot` names settings that the method cannot take: a user's wish for them is not passed on to it.
+    `cannot` names settings that the method cannot take: a user's wish for them is not passed on to it. `teacher`
+    is the plain model whose soft targets it learns from, where that is not its own.
     """
 
     title: str
     ours: bool
     recipe: Recipe
     cannot: tuple[str, ...] = ()
+    teacher: TrainSettings | None = None
 
 
 def largest(task: Task, settings: Callable[[int], TrainSettings], highest: int) -> TrainSettings:
@@ -70,6 +72,37 @@ def largest(task: Task, settings: Callable[[int], TrainSettings], highest: int) 
     if not found:
         raise NoModelError(f"the smallest model has {task.size(settings(1)):,} parameters")
     return settings(found)
+
+
+def fitted(task: Task, settings: TrainSettings) -> TrainSettings:
+    """As many inputs, by F score, as the budget allows with these units; half of the units until one fits."""
+    while settings.hidden > 1 and task.size(replace(settings, select_inputs=1)) > task.budget:
+        settings = replace(settings, hidden=settings.hidden // 2)
+    return largest(task, lambda inputs: replace(settings, select_inputs=inputs), task.features)
+
+
+def scratch(settings: TrainSettings) -> TrainSettings:
+    """Training only, as long and with the rate and dropout of fine-tuning."""
+    return replace(
+        settings,
+        method="plain",
+        plain_epochs=settings.finetune_epochs,
+        lr=settings.finetune_lr,
+        dropout=settings.finetune_dropout,
+    )
+
+
+TUNED = TrainSettings(
+    dropout=0.5,
+    plain_epochs=25,
+    lr=3e-3,
+    vib_epochs=30,
+    vib_lr=1e-3,
+    finetune_epochs=80,
+    finetune_dropout=0.2,
+    distill=0.5,
+)
+"""The same for every method that prunes."""
 
 
 def pruned(task: Task, *plain: TrainSettings) -> TrainSettings:

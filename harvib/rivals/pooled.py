@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harvib.rivals.base import Rival, Task, largest, pruned
-from harvib.rivals.recurrent import TUNED, scratch
+from harvib.rivals.base import TUNED, Rival, Task, largest, pruned, scratch
 from harvib.settings import TrainSettings
 
 _MEAN = replace(TUNED, model="mean")
