@@ -45,8 +45,9 @@ SELECTION = (
 _COLUMNS = ("kind", "run", "seed", *COMPARED, "error")
 _RECIPES_OWN = frozenset(
     {
-        "method", "model", "hidden", "layers", "bidirectional", "kernel", "project", "select_inputs",
-        "target_params", "target_ratio", "max_drop", "seed",
+        "method", "model", "hidden", "layers", "bidirectional", "kernel", "project", "factorize", "rank", "ranks",
+        "input_modes", "unit_modes", "blocks", "factorize_hidden", "select_inputs", "target_params",
+        "target_ratio", "max_drop", "seed",
     }
 )  # fmt: skip
 CHANGEABLE = tuple(item.name for item in dataclasses.fields(TrainSettings) if item.name not in _RECIPES_OWN)

@@ -79,7 +79,7 @@ class _Cell(Cell):
         return self.matrix.parameter_count()
 
     def macs(self, steps: int) -> int:
-        """Of W_ih by its own count; a structured W_hh is rebuilt once, and used as a dense one of the kept units."""
+        """Of W_ih by its own count; a structured W_hh is rebuilt once, then as dense for the kept units."""
         rebuilt = 0 if self.hidden is None else self.hidden.rebuilding_macs()
         return self.matrix.macs(steps) + rebuilt + steps * self.bias_hh.numel() * self.hidden_size
 

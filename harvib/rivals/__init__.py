@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from harvib.rivals.base import TRIALS, NoModelError, Rival, Task
+from harvib.rivals.factorised import FACTORISED
 from harvib.rivals.feedforward import FEEDFORWARD
 from harvib.rivals.pooled import POOLED
 from harvib.rivals.recurrent import RECURRENT
 
-METHODS: dict[str, Rival] = {**RECURRENT, **POOLED, **FEEDFORWARD}
+METHODS: dict[str, Rival] = {**RECURRENT, **POOLED, **FEEDFORWARD, **FACTORISED}
 
 __all__ = ["METHODS", "TRIALS", "NoModelError", "Rival", "Task"]

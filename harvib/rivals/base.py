@@ -42,8 +42,11 @@ class Task:
         return values[self.trial]
 
     def size(self, settings: TrainSettings) -> int:
-        """Parameters of the plain model of these settings."""
-        return plain_size(plain_spec(settings, self.features, self.card))
+        """Parameters of the plain model of these settings. NoModelError where there is no such model."""
+        try:
+            return plain_size(plain_spec(settings, self.features, self.card))
+        except InputError as error:
+            raise NoModelError(str(error)) from error
 
 
 Recipe = Callable[[Task], TrainSettings]

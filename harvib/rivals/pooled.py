@@ -1,4 +1,4 @@
-"""Mean over time and a linear classifier: on inputs chosen by F score, or pruned to the budget."""
+"""Mean over time and a linear classifier, through a bottleneck too: inputs by F score, or pruned to the budget."""
 
 from __future__ import annotations
 
@@ -31,9 +31,24 @@ def _magnitude(task: Task) -> TrainSettings:
     return replace(pruned(task, _MEAN), method="magnitude", finetune_lr=finetune_lr, distill=distill)
 
 
+_LINEAR = tuple(replace(TUNED, model="linear", hidden=hidden) for hidden in (16, 64, 256))
+
+
+def _linear_vib(task: Task) -> TrainSettings:
+    mask_lr, beta_input = task.pick((0.03, 1e-4), (0.1, 1e-4), (0.03, 1e-3), (0.01, 1e-4))
+    return replace(pruned(task, *_LINEAR), mask_lr=mask_lr, beta_input=beta_input)
+
+
+def _linear_lasso(task: Task) -> TrainSettings:
+    lasso, lasso_input = task.pick((1e-3, 0.01), (1e-3, 0.003), (1e-3, 0.03), (1e-2, 0.01))
+    return replace(pruned(task, *_LINEAR), method="lasso", lasso=lasso, lasso_input=lasso_input)
+
+
 POOLED = {
     "mean": Rival("mean over time + linear, inputs by F score", False, _mean),
     "mean-vib": Rival("mean + linear, inputs pruned by VIB", True, _vib),
     "mean-lasso": Rival("mean + linear, inputs pruned by group lasso", False, _lasso),
+    "linear-vib": Rival("mean + linear through a bottleneck, pruned by VIB", True, _linear_vib),
+    "linear-lasso": Rival("mean + linear through a bottleneck, pruned by group lasso", False, _linear_lasso),
     "mean-magnitude": Rival("mean + linear, inputs pruned by magnitude", False, _magnitude),
 }

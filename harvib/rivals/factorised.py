@@ -1,0 +1,93 @@
+"""LSTMs whose matrices are tensor networks or circulant: trained at the budget, or pruned to it by VIB."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from harvib.rivals.base import TUNED, Recipe, Rival, Task, fitted, largest, pruned, scratch
+from harvib.settings import TrainSettings
+
+
+def _units(task: Task, share: float = 1.0) -> int:
+    """8 units at 1,000 parameters, 16 at 10,000, 64 at 100,000: W_hh takes no more than a third."""
+    return int(2 ** math.floor(math.log2(max(2.0, share * 8 * (task.budget / 1000) ** 0.5))))
+
+
+def _direct(kind: str, model: str = "lstm", hidden: bool = False) -> Recipe:
+    """The largest rank that fits; `hidden`: W_hh in the same format."""
+
+    def recipe(task: Task) -> TrainSettings:
+        share, lr = task.pick((1.0, 5e-3), (2.0, 5e-3), (0.5, 5e-3), (1.0, 2e-3))
+        base = replace(scratch(TUNED), model=model, factorize=kind, factorize_hidden=hidden, lr=lr)
+        base = replace(base, hidden=_units(task, share))
+        while base.hidden > 2 and task.size(replace(base, rank=1)) > task.budget:
+            base = replace(base, hidden=base.hidden // 2)
+        return largest(task, lambda rank: replace(base, rank=rank), 256)
+
+    return recipe
+
+
+def _lowrank(task: Task) -> TrainSettings:
+    rank, lr = task.pick((2.0, 5e-3), (4.0, 5e-3), (1.0, 5e-3), (2.0, 2e-3))
+    # Every input costs as much as the rank: at small budgets not all of them can be read.
+    rank = max(1, round(rank * (task.budget / 1000) ** 0.5))
+    return fitted(task, replace(scratch(TUNED), factorize="lowrank", rank=rank, hidden=_units(task), lr=lr))
+
+
+def _circulant(task: Task) -> TrainSettings:
+    share, lr = task.pick((1.0, 5e-3), (2.0, 5e-3), (0.5, 5e-3), (1.0, 2e-3))
+    base = replace(scratch(TUNED), factorize="circulant", hidden=_units(task, share), lr=lr)
+    # Where all inputs fit, what is left goes to units.
+    while task.size(wider := replace(base, hidden=2 * base.hidden)) <= task.budget * min(1.0, share):
+        base = wider
+    return fitted(task, base)
+
+
+def _vib(kind: str) -> Recipe:
+    """Masks on ranks and units of a network that is larger than the budget."""
+
+    def recipe(task: Task) -> TrainSettings:
+        mask_lr, vib_lr = task.pick((0.03, 1e-3), (0.1, 1e-3), (0.01, 1e-3), (0.03, 3e-3))
+        plain = (
+            replace(TUNED, factorize=kind, hidden=hidden, rank=rank)
+            for hidden, rank in ((32, 8), (64, 16), (128, 32), (256, 64))
+        )
+        return replace(pruned(task, *plain), mask_lr=mask_lr, vib_lr=vib_lr)
+
+    return recipe
+
+
+def _vib_circulant(task: Task) -> TrainSettings:
+    mask_lr, beta_input = task.pick((0.03, 1e-4), (0.1, 1e-4), (0.03, 1e-3), (0.01, 1e-4))
+    # A block of N inputs costs N weights however few of them are left: so many, by F score, as a quarter pays for.
+    inputs = min(task.features, max(2, task.budget // 4))
+    plain = (
+        replace(TUNED, factorize="circulant", project=project, hidden=hidden, select_inputs=inputs)
+        for project, hidden in ((32, 16), (64, 32), (128, 64), (256, 128))
+    )
+    return replace(pruned(task, *plain), mask_lr=mask_lr, beta_input=beta_input)
+
+
+_NETWORKS_CANNOT = ("standardize",)
+"""A scale of the inputs does not fold into the cores."""
+
+
+def _network(title: str, recipe: Recipe, ours: bool = False) -> Rival:
+    return Rival(title, ours, recipe, _NETWORKS_CANNOT)
+
+
+FACTORISED = {
+    "tt-lstm": _network("LSTM, W_ih a tensor train (Yang 2017), at the budget", _direct("tt")),
+    "tt-gru": _network("GRU, W_ih a tensor train, at the budget", _direct("tt", "gru")),
+    "bt-lstm": _network("LSTM, W_ih of block terms (Ye 2018), at the budget", _direct("bt")),
+    "tr-lstm": _network("LSTM, W_ih a tensor ring (Pan 2019), at the budget", _direct("tr")),
+    "ht-lstm": _network("LSTM, W_ih hierarchical Tucker (Yin 2020), at the budget", _direct("ht")),
+    "lowrank-lstm": _network("LSTM, W_ih of low rank, at the budget, inputs by F score", _lowrank),
+    "fdtt-lstm": _network("LSTM, W_ih and W_hh tensor trains, at the budget", _direct("tt", hidden=True)),
+    "circulant-lstm": Rival("LSTM, W_ih circulant, at the budget, inputs by F score", False, _circulant),
+    "vib-tt": _network("LSTM, W_ih a tensor train, ranks and units pruned by VIB", _vib("tt"), ours=True),
+    "vib-bt": _network("LSTM, W_ih of block terms, ranks and units pruned by VIB", _vib("bt"), ours=True),
+    "vib-tr": _network("LSTM, W_ih a tensor ring, ranks and units pruned by VIB", _vib("tr"), ours=True),
+    "vib-circulant": Rival("circulant projection + LSTM pruned by VIB", True, _vib_circulant),
+}
