@@ -14,7 +14,8 @@ from harvib.models import SequenceClassifier
 
 COUNTED = (
     "Multiply-accumulates (MACs) are those of the products with weight matrices: inputs and states once a step, "
-    "the head once a clip; elementwise work and means over time are not counted."
+    "the head once a clip; elementwise work and means over time are not counted. Of a structured matrix they are "
+    "those of the way its product takes: contractions, transforms, or the matrix rebuilt."
 )
 
 

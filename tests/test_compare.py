@@ -278,7 +278,7 @@ def test_a_method_that_fails_is_told_and_ends_nothing(
     failed = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
     assert len(failed) == 4
     assert all("diverged" in line for line in failed)
-    assert "bad: without --lr, which it cannot take." in result.stdout
+    assert "Without --lr, which they cannot take: bad." in result.stdout
     found = told(tmp_path / "out")
     assert found["failed"] == 4
     assert [(line["finished"], line["best"]) for line in found["lines"]] == [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -33,27 +35,27 @@ def test_macs_are_those_that_torch_counts(
 ) -> None:
     projected = projection > 0
     shape = (((projection,),) if projected else ()) + shape
-    assert counted(ModelSpec(cell, "plain", 7, inputs, shape, 3, projected=projected), steps)
+    assert beyond(ModelSpec(cell, "plain", 7, inputs, shape, 3, projected=projected), steps) == 0
 
 
 def test_macs_of_cells_that_stand_alone_are_those_that_torch_counts() -> None:
     for name, kind in CELLS.items():
         if not kind.STACKS:
-            assert counted(ModelSpec(name, "plain", 7, 5, ((5,),), 3, kind.READOUT or "mean"), 9)
+            assert beyond(ModelSpec(name, "plain", 7, 5, ((5,),), 3, kind.READOUT or "mean"), 9) == 0
 
 
 def test_a_mean_over_time_costs_only_its_head() -> None:
     assert macs_of(SequenceClassifier(ModelSpec("mean", "plain", 7, 5, ((5,),), 3)), 9).clip == 15
 
 
-def counted(spec: ModelSpec, steps: int) -> bool:
-    """Whether torch counts the same for a clip, and the steps are alike."""
+def beyond(spec: ModelSpec, steps: int) -> int:
+    """How many more are told for a clip than torch counts."""
     model = SequenceClassifier(spec).eval()
     # Without oneDNN, whose fused layers the counter does not know.
     with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
         model(torch.randn(1, steps, spec.features), torch.tensor([steps]))
     found = macs_of(model, steps)
-    return found.clip == counter.get_total_flops() // 2
+    return found.clip - counter.get_total_flops() // 2
 
 
 @settings(max_examples=30, deadline=None)
@@ -83,3 +85,19 @@ def test_macs_of_a_circulant_matrix_are_those_of_its_transforms_or_of_the_matrix
     assert many.macs(25) == 25 * (2 * 12_800 + 3 * 1024) + 12_800 < 25 * 1024 * 1024
     few = CirculantMatrix(Factor("circulant", (2,), (1024,), (1024,)))
     assert few.macs(25) == 25 * 2 * 1024 + 12_800
+
+
+@pytest.mark.parametrize("changes", [{}, {"hidden": True}, {"projected": True}])
+def test_macs_of_cells_with_structured_matrices_are_those_that_torch_counts(changes: dict[str, bool]) -> None:
+    factor = Factor("tt", (8, 4), (5, 6), (3,))
+    hidden = Factor("tt", (8, 4), (2, 4), (3,)) if changes.get("hidden") else None
+    if changes.get("projected"):
+        shape, factor = ((8,), (4,)), Factor("tt", (2, 4), (5, 6), (3,))
+        spec = ModelSpec("lstm", "plain", 30, 30, shape, 3, projected=True, factor=factor)
+    else:
+        spec = ModelSpec("lstm", "plain", 30, 30, ((8,),), 3, factor=factor, hidden_factor=hidden)
+    # The products in place with W_hh, in the loop over time of harvib/kernels, are none that the counter knows.
+    unseen = 0 if spec.projected else 9 * 4 * 8 * 8
+    for state in ("plain", "compact"):
+        reads = (8,) if state == "compact" and spec.projected else ()
+        assert beyond(dataclasses.replace(spec, state=state, reads=reads), 9) == unseen

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from harvib.bench import conditions
 from harvib.compare import CHANGEABLE
+from harvib.frontier import grouped
 from harvib.report.frontier import dots_of, share
 from harvib.report.plots import methods_plot
 from harvib.report.table import align
@@ -111,10 +112,12 @@ def compare_notes(result: Mapping[str, Any]) -> list[str]:
             "Latency: all models of this table in turns in one run, and the plain LSTM-256 as the reference; "
             + conditions(result["latency"])
         )
-    notes += [
-        f"{method}: without {', '.join('--' + name.replace('_', '-') for name in names)}, which it cannot take."
+    told = {
+        method: ", ".join(f"--{name.replace('_', '-')}" for name in names)
         for method, names in result["not_passed_on"].items()
-    ]
+    }
+    for options, of_them in grouped((options, method) for method, options in told.items()).items():
+        notes.append(f"Without {options}, which they cannot take: {', '.join(of_them)}.")
     for item in result["absent"]:
         trial = "" if item["trial"] is None else f", trial {item['trial']}"
         notes.append(f"{item['method']} at {item['budget']:,}{trial}: {item['reason']}.")

@@ -32,7 +32,10 @@ def _lowrank(task: Task) -> TrainSettings:
     rank, lr = task.pick((2.0, 5e-3), (4.0, 5e-3), (1.0, 5e-3), (2.0, 2e-3))
     # Every input costs as much as the rank: at small budgets not all of them can be read.
     rank = max(1, round(rank * (task.budget / 1000) ** 0.5))
-    return fitted(task, replace(scratch(TUNED), factorize="lowrank", rank=rank, hidden=_units(task), lr=lr))
+    base = replace(scratch(TUNED), factorize="lowrank", rank=rank, hidden=_units(task), lr=lr)
+    if task.size(base) <= task.budget:
+        return largest(task, lambda rank: replace(base, rank=rank), 256)
+    return fitted(task, base)
 
 
 def _circulant(task: Task) -> TrainSettings:
