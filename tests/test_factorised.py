@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tensorly.tt_matrix import tt_matrix_to_tensor
 from tensorly.tucker_tensor import tucker_to_tensor
 
 from harvib.factorised import KINDS, NETWORKS, Factor, outline
+from harvib.factorised.asked import Asked, balanced, hidden_factor, input_factor
 from harvib.factorised.network import TensorNetwork
 
 tensorly.set_backend("numpy")
@@ -125,3 +128,37 @@ def test_a_network_is_the_matrix_that_tensorly_rebuilds(factor: Factor, seed: in
     assert matrix.parameter_count() == sum(weight.numel() for weight in matrix.parameters())
     x = torch.randn(2, 3, matrix.columns, dtype=torch.float64)
     assert np.allclose(matrix(x).detach().numpy(), x.numpy() @ expected.T, atol=1e-12)
+
+
+@given(st.integers(1, 5000), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_balanced_modes_multiply_to_the_size_with_the_smallest_sum(size: int, count: int) -> None:
+    modes = balanced(size, count)
+    assert math.prod(modes) == size
+    assert len(modes) == count
+    if size <= 60:
+        every = product([d for d in range(1, size + 1) if size % d == 0], repeat=count)
+        assert sum(modes) == min(sum(choice) for choice in every if math.prod(choice) == size)
+
+
+def test_one_rank_for_leaves_and_one_for_the_rest_never_gives_the_published_count_of_ht() -> None:
+    """1,245 of Yin et al. 2020 could not be derived: see `harvib.factorised.shapes.ht`."""
+    found = set()
+    for rows in ((4, 4, 4, 4), (16, 4, 4, 4), (4, 16, 4, 4), (4, 4, 16, 4), (4, 4, 4, 16), (8, 8, 4, 4)):
+        for columns in set(permutations(UCF)):
+            for leaf, inner in product(range(1, 13), repeat=2):
+                bonds = NETWORKS["ht"](4, 4).bonds
+                ranks = tuple(inner if bond in ("r1-2", "r3-4") else leaf for bond in bonds)
+                leaves = leaf * sum(m * n for m, n in zip(rows, columns, strict=True))
+                count = leaves + 2 * inner * leaf**2 + inner**2
+                if columns == UCF and leaf == inner == 2:
+                    assert outline(Factor("ht", rows, columns, ranks)).parameter_count() == count
+                found.add(count)
+    assert 1_245 not in found
+
+
+def test_modes_and_ranks_that_nobody_names() -> None:
+    assert input_factor(Asked("tt"), 4, 256, 57_600) == Factor("tt", (16, 4, 4, 4), (15, 15, 16, 16), (4, 4, 4))
+    assert input_factor(Asked("lowrank", rank=3), 3, 7, 97) == Factor("lowrank", (21,), (97,), (3,))
+    assert input_factor(Asked("bt", ranks="2,3", input_modes="4x3"), 1, 6, 12).ranks == (2, 2, 3)
+    assert hidden_factor(Asked("tt", unit_modes="2x4"), 4, 8, 12) == Factor("tt", (8, 4), (2, 4), (4,))

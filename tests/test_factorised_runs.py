@@ -73,7 +73,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, tmp_path: Path)
     assert (other / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("method", ["vib", "lasso", "magnitude", "plain"])
+@pytest.mark.parametrize("method", ["vib", "lasso", "magnitude", "movement", "plain"])
 def test_linear_runs_with_every_method(folder: Path, method: str) -> None:
     changes: dict[str, Any] = {"lasso": {"lasso": 0.003, "lasso_input": 0.003}}.get(method, {})
     changes |= {} if method == "plain" else {"target_params": 60}

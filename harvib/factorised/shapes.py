@@ -66,7 +66,9 @@ def bt(rows: int, columns: int) -> Network:
 def ht(rows: int, columns: int) -> Network:
     """Hierarchical Tucker: leaves m_k x n_k x r in a balanced binary tree of transfer cores (Yin et al., 2020).
 
-    A transfer core has a bond to its parent, but the root, and one to each of its two children.
+    A transfer core has a bond to its parent, but the root, and one to each of its two children. The 1,245 weights
+    that the paper prints for UCF11 do not follow from its modes with one rank for all leaves and one for all other
+    bonds, wherever the gates stand; with free ranks dozens of choices give that number, so none is the paper's.
     """
     _paired("ht", rows, columns)
     cores: list[tuple[str, ...]] = []
