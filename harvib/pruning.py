@@ -17,7 +17,8 @@ from harvib.source import Source, opened, source_of
 
 IMPLIED = (
     "model", "hidden", "layers", "bidirectional", "kernel", "project", "readout", "standardize", "select_inputs",
-    "plain_epochs", "lr", "factorize", "rank", "ranks", "input_modes", "unit_modes", "blocks", "factorize_hidden",
+    "plain_epochs", "lr", "factorize", "rank", "ranks", "input_modes", "unit_modes", "blocks", "factors",
+    "factorize_hidden",
 )  # fmt: skip
 """Settings that the model decides, or that only training a plain model needs."""
 

@@ -81,7 +81,8 @@ class TrainSettings:
     factorize: str = _option(
         "none",
         "structured form of the matrix that reads the inputs (W_ih, or the projection's): tensor train, block "
-        "term, tensor ring, hierarchical Tucker, canonical polyadic, low rank",
+        "term, tensor ring, hierarchical Tucker, canonical polyadic, low rank, "
+        "circulant with a learned diagonal or with one of fixed signs",
         choices=("none", *KINDS),
     )
     rank: int = _option(4, "--factorize: rank of every bond", low=1)
@@ -91,6 +92,7 @@ class TrainSettings:
         "", "--factorize: factors of the units, such as 4x4x4x4; the gates multiply the first"
     )
     blocks: int = _option(2, "--factorize bt: blocks", low=1)
+    factors: int = _option(1, "--factorize circulant, circulant-signs: how many factors are multiplied", low=1)
     factorize_hidden: bool = _option(False, "--factorize: W_hh in the same form, every bond of --rank")
     input_init: str = _option(
         "torch",
@@ -175,7 +177,9 @@ class TrainSettings:
         """The structured matrices that are asked for; None for dense ones."""
         if self.factorize == "none":
             return None
-        return Asked(self.factorize, self.rank, self.ranks, self.input_modes, self.unit_modes, self.blocks)
+        return Asked(
+            self.factorize, self.rank, self.ranks, self.input_modes, self.unit_modes, self.blocks, self.factors
+        )
 
     @property
     def scales_stay(self) -> bool:
@@ -204,6 +208,7 @@ class TrainSettings:
         if self.structure is None:
             given = {"--ranks": self.ranks, "--input-modes": self.input_modes, "--unit-modes": self.unit_modes}
             named = [option for option, text in given.items() if text]
+            named += ["--factors"] if self.factors > 1 else []
             named += ["--factorize-hidden"] if self.factorize_hidden else []
             if named:
                 raise InputError(f"{named[0]}: no matrix is structured; say --factorize")

@@ -121,9 +121,11 @@ def _check(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
     bounds |= {f"recurrent.layers.{i}.reads": sum(below) for i, below in enumerate(spec.shape, 1) if spec.reads}
     if spec.factor is not None:
         bounds["recurrent.layers.0.cells.0.rows"] = spec.factor.size[0]
+        bounds["recurrent.layers.0.cells.0.matrix.layer.positions"] = max(spec.factor.ranks, default=0)
     if spec.hidden_factor is not None:
         rows, columns = spec.hidden_factor.size
         bounds |= {"recurrent.layers.0.cells.0.hidden_rows": rows, "recurrent.layers.0.cells.0.units": columns}
+        bounds["recurrent.layers.0.cells.0.hidden.layer.positions"] = max(spec.hidden_factor.ranks, default=0)
     for name, bound in bounds.items():
         chosen = tensors.get(name)
         if chosen is not None and not ((chosen >= 0) & (chosen < bound)).all():

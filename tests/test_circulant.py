@@ -21,7 +21,7 @@ import bench_circulant
 
 from harvib.factorised import KINDS, Factor
 from harvib.factorised.circulant import Circulant, Diagonal, parameters
-from harvib.factorised.circulant_matrix import DIAGONALS, CirculantMatrix, circulant
+from harvib.factorised.circulant_matrix import CIRCULANTS, CirculantMatrix, circulant
 
 
 def by_hand(layer: Circulant) -> Tensor:
@@ -182,7 +182,7 @@ def test_a_matrix_that_cannot_be(
 def prunings(draw: st.DrawFn) -> tuple[CirculantMatrix, list[int], list[int]]:
     """A matrix, and the rows and the columns to keep."""
     torch.manual_seed(draw(st.integers(0, 2**31)))
-    kind = draw(st.sampled_from(sorted(DIAGONALS)))
+    kind = draw(st.sampled_from(sorted(CIRCULANTS)))
     rows, columns = draw(st.integers(1, 21)), draw(st.integers(1, 9))
     matrix = KINDS[kind](circulant(kind, rows, columns, draw(st.integers(1, 3)))).double()
     assert isinstance(matrix, CirculantMatrix)
@@ -212,7 +212,7 @@ def test_what_is_left_of_a_matrix_is_its_kept_rows_and_columns(
     assert slim.matrix.parameter_count() == sum(weight.numel() for weight in slim.matrix.parameters())
 
 
-@pytest.mark.parametrize("kind", sorted(DIAGONALS))
+@pytest.mark.parametrize("kind", sorted(CIRCULANTS))
 @pytest.mark.parametrize(("rows", "columns", "factors"), [(16, 512, 1), (300, 64, 1), (16, 512, 3), (40, 101, 2)])
 def test_entries_are_drawn_by_fan_in(kind: str, rows: int, columns: int, factors: int) -> None:
     torch.manual_seed(0)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 
 from harvib.factorised.base import Factor, Matrix, Slim
-from harvib.factorised.circulant_matrix import DIAGONALS, CirculantMatrix
+from harvib.factorised.circulant_matrix import CIRCULANTS
 from harvib.factorised.network import TensorNetwork
 from harvib.factorised.shapes import NETWORKS
 
-KINDS: dict[str, Callable[[Factor], Matrix]] = {
+KINDS: dict[str, type[Matrix]] = {
     **dict.fromkeys(NETWORKS, TensorNetwork),
-    **dict.fromkeys(DIAGONALS, CirculantMatrix),
+    **CIRCULANTS,
 }
-"""A fresh matrix from its description, by kind."""
+"""The class of a matrix, which makes a fresh one from its description, by kind."""
 
 
 @lru_cache(maxsize=4096)

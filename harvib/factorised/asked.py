@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from harvib.errors import InputError
 from harvib.factorised.base import Factor
-from harvib.factorised.circulant_matrix import circulant
+from harvib.factorised.circulant_matrix import CIRCULANTS, circulant
 from harvib.factorised.shapes import NETWORKS
 
 _USUAL = 8
@@ -28,6 +28,7 @@ class Asked:
     input_modes: str = ""
     unit_modes: str = ""
     blocks: int = 2
+    factors: int = 1
 
     def __post_init__(self) -> None:
         for option, text, mark in (
@@ -35,7 +36,10 @@ class Asked:
             ("--input-modes", self.input_modes, "x"),
             ("--unit-modes", self.unit_modes, "x"),
         ):
-            numbers(option, text, mark)
+            if numbers(option, text, mark) and self.kind in CIRCULANTS:
+                raise InputError(f"{option}: a {self.kind} matrix has neither modes nor ranks; leave it out")
+        if self.factors > 1 and self.kind not in CIRCULANTS:
+            raise InputError(f"--factors {self.factors}: only circulant matrices are multiplied, not {self.kind}")
 
 
 def input_factor(asked: Asked, rows_a_unit: int, units: int, inputs: int) -> Factor:
@@ -75,7 +79,7 @@ def balanced(size: int, count: int) -> tuple[int, ...]:
 def _factor(asked: Asked, rows: tuple[int, ...], columns: tuple[int, ...], ranks: tuple[int, ...]) -> Factor:
     network = NETWORKS.get(asked.kind)
     if network is None:
-        return circulant(asked.kind, rows[0], columns[0], 1)
+        return circulant(asked.kind, rows[0], columns[0], asked.factors)
     bonds = network(len(rows), len(columns)).bonds
     free = len(bonds) - (asked.kind == "bt")
     if ranks and len(ranks) != free:

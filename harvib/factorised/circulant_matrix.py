@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from harvib.factorised.base import Factor, Matrix, Slim, entry_deviation
-from harvib.factorised.circulant import Circulant, Diagonal, block_size
-
-DIAGONALS: dict[str, Diagonal] = {"circulant": "learned", "circulant-signs": "fixed"}
-"""The kinds, and what their diagonals are."""
+from harvib.factorised.circulant import Circulant, Diagonal, block_size, parameters
 
 _FFT = 300
 """What a value costs in a transform, in multiplications of a dense product; on one core with AVX-512."""
@@ -27,17 +25,19 @@ _FFT = 300
 class CirculantMatrix(Matrix):
     """Weights are normal with such a variance that the matrix's entries have variance 1 / columns."""
 
+    drops_inputs = True
+    DIAGONAL: ClassVar[Diagonal] = "learned"
+
     def __init__(self, factor: Factor) -> None:
         super().__init__(factor)
-        factors, diagonal = len(factor.ranks), DIAGONALS[factor.kind]
+        factors = len(factor.ranks)
         if len(factor.rows) > 1 or len(factor.columns) > 1 or len(set(factor.ranks)) != 1:
             raise ValueError(f"no such circulant matrix: {factor}")
         size = factor.ranks[0]
-        drawn = 2 * factors if diagonal == "learned" else factors
+        drawn = 2 * factors if self.DIAGONAL == "learned" else factors
         # All products of N places on the way through the factors but the last are summed.
         deviation = entry_deviation(self.columns, size ** (factors - 1), drawn)
-        self.layer = Circulant(self.rows, self.columns, factors, diagonal, size, deviation)
-        self.drops_inputs = diagonal == "learned"
+        self.layer = Circulant(self.rows, self.columns, factors, self.DIAGONAL, size, deviation)
 
     def dense(self) -> Tensor:
         return self.layer.dense()
@@ -78,6 +78,11 @@ class CirculantMatrix(Matrix):
     def parameter_count(self) -> int:
         return self.layer.parameter_count()
 
+    def size(self, inputs: int) -> int:
+        """With all of its blocks: that one can go is not a matter of how many rows are kept, but of which."""
+        columns = inputs if self.drops_inputs else self.columns
+        return parameters(self.rows, columns, self.layer.factors, self.DIAGONAL, self.layer.size)
+
     @torch.no_grad()
     def compacted(self, rows: Tensor, inputs: Tensor, scale: Tensor) -> Slim:
         """Blocks none of whose rows are needed go; of the others all rows are computed, up to the last needed."""
@@ -88,7 +93,7 @@ class CirculantMatrix(Matrix):
         kept, places = blocks.unique(return_inverse=True)
         places = places * ours.size + within
         needed = dataclasses.replace(self.factor, rows=(int(places.max()) + 1,), columns=(len(inputs),))
-        small = CirculantMatrix(needed).to(ours.w)
+        small = type(self)(needed).to(ours.w)
         theirs = small.layer
         theirs.w.copy_(ours.w[:, kept])
         if ours.d is not None and theirs.d is not None:
@@ -98,6 +103,18 @@ class CirculantMatrix(Matrix):
         if theirs.positions is not None:
             theirs.positions.copy_(inputs if ours.positions is None else ours.positions[inputs])
         return Slim(small, places)
+
+
+class SignedCirculantMatrix(CirculantMatrix):
+    """With diagonals of fixed random signs, which are no parameters."""
+
+    drops_inputs = False
+    DIAGONAL = "fixed"
+
+
+CIRCULANTS: dict[str, type[CirculantMatrix]] = {
+    "circulant": CirculantMatrix, "circulant-signs": SignedCirculantMatrix,
+}  # fmt: skip
 
 
 def circulant(kind: str, rows: int, columns: int, factors: int) -> Factor:
