@@ -17,7 +17,7 @@ from harvib.budget import Ranking, land
 from harvib.cells.factorised import FactorisedCell
 from harvib.compact import compact
 from harvib.errors import InputError
-from harvib.factorised import NETWORKS
+from harvib.factorised import KINDS, NETWORKS, Factor
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
 from harvib.objectives import input_kl
 from harvib.runconfig import plain_spec
@@ -99,6 +99,28 @@ def test_a_factorised_cell_is_the_dense_cell_of_its_matrices(
     (through,) = torch.autograd.grad(ours.matrix.dense(), core, twin.all_weights[0][0].grad)
     assert core.grad is not None
     assert torch.allclose(core.grad, through, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", sorted(NETWORKS))
+def test_half_precision_is_for_products_with_the_inputs(form: str) -> None:
+    """A product runs in autocast's dtype, in training and evaluation; a rebuilt matrix keeps float32."""
+    torch.manual_seed(1)
+    matrix = KINDS[form](factor_of(form)).masked()
+    x = torch.randn(3, 40, INPUTS)
+    expected = matrix.eval()(x)
+    for training in (False, True):
+        with torch.autocast("cpu", torch.bfloat16):
+            found, drawn = matrix.train(training)(x), matrix.drawn()
+        assert found.dtype == torch.bfloat16
+        assert drawn.dtype == torch.float32
+        assert (found.float() - expected).abs().max() <= 0.2 * expected.abs().max()
+        found.float().sum().backward()
+
+
+def factor_of(form: str) -> Factor:
+    factor = spec_of(factorize=form).factor
+    assert factor is not None
+    return factor
 
 
 def masked_model(**changes: Any) -> SequenceClassifier:

@@ -84,7 +84,8 @@ class TensorNetwork(Matrix):
         plan = _plan(self._equation([_STEP]), self._shapes((len(rows),)))
         if plan.cost + _READ * rows.numel() > self._cost_of_rebuilding(len(rows)):
             return nn.functional.linear(x, self._rebuilt(hard))
-        result = plan(rows.view(-1, *self.factor.columns), *self._masked_cores(hard))
+        x_modes = rows.view(-1, *self.factor.columns)
+        result = plan(x_modes, *self._masked_cores(hard), dtype=self._work())
         return result.reshape(*x.shape[:-1], self.rows)
 
     def macs(self, steps: int) -> int:
@@ -136,6 +137,12 @@ class TensorNetwork(Matrix):
         plan = _plan(self._equation(None), self._shapes(None))
         return plan(*self._masked_cores(factors)).reshape(self.rows, self.columns)
 
+    def _work(self) -> torch.dtype:
+        """What products with x run in: under autocast its dtype, as a dense product does."""
+        core = self.cores[0]
+        reduced = torch.is_autocast_enabled(core.device.type) and core.dtype == torch.float32
+        return torch.get_autocast_dtype(core.device.type) if reduced else core.dtype
+
     def _cost_of_rebuilding(self, steps: int) -> float:
         """Of the matrix, and of its product with so many steps."""
         return _plan(self._equation(None), self._shapes(None)).cost + 2.0 * steps * self.rows * self.columns
@@ -145,7 +152,8 @@ class TensorNetwork(Matrix):
         clips, steps, _ = x.shape
         own = [bool(self._bonds_of(number, factors)) for number in range(len(self.cores))]
         plan = _plan(self._equation([_CLIP, _STEP], own), self._shapes((clips, steps), own))
-        result = plan(x.reshape(clips, steps, *self.factor.columns), *self._masked_cores(factors))
+        x_modes = x.reshape(clips, steps, *self.factor.columns)
+        result = plan(x_modes, *self._masked_cores(factors), dtype=self._work())
         return result.reshape(clips, steps, self.rows)
 
     def _equation(self, lead: Sequence[str] | None, own: Sequence[bool] = ()) -> str:
@@ -180,14 +188,19 @@ class TensorNetwork(Matrix):
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """An einsum and the order of its contractions; `cost` is in multiplications and additions."""
+    """An einsum and the order of its contractions; `cost` is in multiplications and additions.
+
+    Called with a dtype it computes in that; autocast would give the contractions operands of two dtypes.
+    """
 
     equation: str
     path: tuple[tuple[int, ...], ...]
     cost: float
 
-    def __call__(self, *operands: Tensor) -> Tensor:
-        result: Tensor = opt_einsum.contract(self.equation, *operands, optimize=self.path)
+    def __call__(self, *operands: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        given = operands if dtype is None else [operand.to(dtype) for operand in operands]
+        with torch.autocast(operands[0].device.type, enabled=False):
+            result: Tensor = opt_einsum.contract(self.equation, *given, optimize=self.path)
         return result
 
     def macs(self, shapes: Sequence[Sequence[int]]) -> int:
