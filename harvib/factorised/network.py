@@ -82,7 +82,7 @@ class TensorNetwork(Matrix):
         hard = {bond: mask.hard() for bond, mask in masks.items()}
         rows = x.reshape(-1, self.columns)
         plan = _plan(self._equation([_STEP]), self._shapes((len(rows),)))
-        if plan.cost + _READ * rows.numel() > self._cost_of_rebuilding(len(rows)):
+        if self._rebuilds(plan, len(rows)):
             return nn.functional.linear(x, self._rebuilt(hard))
         x_modes = rows.view(-1, *self.factor.columns)
         result = plan(x_modes, *self._masked_cores(hard), dtype=self._work())
@@ -90,7 +90,7 @@ class TensorNetwork(Matrix):
 
     def macs(self, steps: int) -> int:
         plan = _plan(self._equation([_STEP]), self._shapes((steps,)))
-        if plan.cost > self._cost_of_rebuilding(steps):
+        if self._rebuilds(plan, steps):
             return self.rebuilding_macs() + steps * self.rows * self.columns
         return plan.macs([(steps, *self.factor.columns), *(core.shape for core in self.cores)])
 
@@ -143,9 +143,10 @@ class TensorNetwork(Matrix):
         reduced = torch.is_autocast_enabled(core.device.type) and core.dtype == torch.float32
         return torch.get_autocast_dtype(core.device.type) if reduced else core.dtype
 
-    def _cost_of_rebuilding(self, steps: int) -> float:
-        """Of the matrix, and of its product with so many steps."""
-        return _plan(self._equation(None), self._shapes(None)).cost + 2.0 * steps * self.rows * self.columns
+    def _rebuilds(self, plan: _Plan, steps: int) -> bool:
+        """Whether the matrix and its product with so many steps cost less than the plan of the contractions."""
+        rebuilding = _plan(self._equation(None), self._shapes(None)).cost + 2.0 * steps * self.rows * self.columns
+        return plan.cost + _READ * steps * self.columns > rebuilding
 
     def _a_draw_a_clip(self, x: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
         """(B, T, columns) with factors (B, r) on bonds, to (B, T, rows)."""
