@@ -46,7 +46,7 @@ _COLUMNS = ("kind", "run", "seed", *COMPARED, "error")
 _RECIPES_OWN = frozenset(
     {
         "method", "model", "hidden", "layers", "bidirectional", "kernel", "project", "factorize", "rank", "ranks",
-        "input_modes", "unit_modes", "blocks", "factorize_hidden", "select_inputs", "target_params",
+        "input_modes", "unit_modes", "blocks", "factors", "factorize_hidden", "select_inputs", "target_params",
         "target_ratio", "max_drop", "seed",
     }
 )  # fmt: skip

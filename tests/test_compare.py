@@ -128,6 +128,7 @@ WRONG = [
     (["--plain-epochs", "0"], "method vib: --plain-epochs 0"),
     (["--method", "vib"], "No such option"),
     (["--hidden", "4"], "No such option"),
+    (["--factors", "3"], "No such option"),
     (["--jobs", "-1"], "at least 0"),
 ]
 
