@@ -229,6 +229,11 @@ def land(
     that then fit, the one with the highest `score` stays. `target` must allow the smallest model.
     """
     ranking = Ranking(model)
+    if not model.spec.masks_inputs:
+        # No inputs to fill up with: all there is to choose is where the ranking is cut.
+        only = _landing(ranking, target, ranking.border(target, factors), factors)
+        ranking.impose(only.inputs, only.threshold)
+        return only
     options = [option for option in _thresholds(ranking) if ranking.inputs_within(target, option, factors)]
     every = [float(value) for value in ranking.units.unique()]
     found = [_landing(ranking, target, option, factors) for option in options]

@@ -20,11 +20,23 @@ from harvib.models import SequenceClassifier
 _TINY = 1e-30
 
 
+@torch.no_grad()
 def rank_by_norm(model: SequenceClassifier) -> None:
-    """Set the masks' log alpha to log(median / ||group||^2); their means stay."""
-    rank_by(
-        model, squared_norms(model), lambda squares: (squares.median() + _TINY).log() - (squares + _TINY).log()
-    )
+    """Set the masks' log alpha to log(median / ||group||^2); their means stay.
+
+    Of a model with a structured matrix only the masks of that matrix are ranked, by norms of its own.
+    """
+    if model.spec.factor is None:
+        rank_by(model, squared_norms(model), _log_alpha)
+        return
+    for matrix in model.recurrent.matrices().values():
+        masks = matrix.of_masks()
+        for name, squares in matrix.squares().items():
+            _set([masks[name]], _log_alpha(squares))
+
+
+def _log_alpha(squares: Tensor) -> Tensor:
+    return (squares.median() + _TINY).log() - (squares + _TINY).log()
 
 
 @torch.no_grad()

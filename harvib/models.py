@@ -91,9 +91,12 @@ class ModelSpec:
         return Factors(self.factor, self.hidden_factor)
 
     @property
-    def drops_inputs(self) -> bool:
-        """Whether a compact model can read fewer inputs: a tensor network saves nothing by reading less."""
-        return self.factor is None or outline(self.factor).drops_inputs
+    def masks_inputs(self) -> bool:
+        """Whether a mask decides which inputs a compact model reads: a tensor network saves nothing by fewer."""
+        if self.factor is None:
+            return True
+        matrix = outline(self.factor)
+        return matrix.drops_inputs and matrix.masks_inputs
 
     def to_json(self) -> str:
         """As text, for the metadata of a weight file."""
@@ -135,7 +138,7 @@ class SequenceClassifier(nn.Module):
             self.register_buffer("input_mean", torch.zeros(spec.inputs))
             self.register_buffer("input_scale", torch.ones(spec.inputs))
         self.input_mask = VIBMask(spec.inputs) if spec.state == "masked" else None
-        if self.input_mask is not None and not spec.drops_inputs:
+        if self.input_mask is not None and not spec.masks_inputs:
             self.input_mask.freeze(open_all=True)
         self.recurrent = _stack(spec)
         self.head = nn.Linear(self.recurrent.hidden_size, spec.classes)
@@ -187,14 +190,18 @@ class SequenceClassifier(nn.Module):
 
         Without `input` where that one is open for good, since no input can be dropped.
         """
-        ours = {} if self.input_mask is None or not self.spec.drops_inputs else {"input": self.input_mask}
+        ours = {} if self.input_mask is None or not self.spec.masks_inputs else {"input": self.input_mask}
         return ours | self.recurrent.masks()
 
     def kept_inputs(self) -> Tensor:
         """Positions in `selection` of the inputs that the model still reads, ascending."""
         if self.input_mask is None:
             return torch.arange(self.spec.inputs, device=self.selection.device)
-        return self.input_mask.hard().nonzero().squeeze(1)
+        kept = self.input_mask.hard() != 0
+        matrix = self.recurrent.matrices().get("ih")
+        if matrix is not None and (needed := matrix.needed()) is not None:
+            kept &= torch.zeros_like(kept).index_fill(0, needed, True)
+        return kept.nonzero().squeeze(1)
 
     def kept_units(self) -> Shape:
         """How many hidden units are alive, by layer and direction."""

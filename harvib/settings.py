@@ -8,7 +8,7 @@ from typing import Any
 
 from harvib.cells import CELLS, rows_a_unit
 from harvib.errors import InputError
-from harvib.factorised import KINDS
+from harvib.factorised import KINDS, RANKED
 from harvib.factorised.asked import Asked
 from harvib.precision import PRECISIONS
 from harvib.readout import READOUTS
@@ -81,8 +81,8 @@ class TrainSettings:
     factorize: str = _option(
         "none",
         "structured form of the matrix that reads the inputs (W_ih, or the projection's): tensor train, block "
-        "term, tensor ring, hierarchical Tucker, canonical polyadic, low rank, "
-        "circulant with a learned diagonal or with one of fixed signs",
+        "term, tensor ring, hierarchical Tucker, canonical polyadic, low rank, circulant with a learned diagonal "
+        "or with one of fixed signs; sparse: VIB on every weight",
         choices=("none", *KINDS),
     )
     rank: int = _option(4, "--factorize: rank of every bond", low=1)
@@ -220,7 +220,8 @@ class TrainSettings:
             raise InputError(f"{asked}: works with one layer in one direction, after a projection or without")
         if self.factorize_hidden and (self.project or self.model == "linear"):
             raise InputError("--factorize-hidden: only where W_ih is structured too; leave it, or --project, out")
-        if self.method not in ("vib", "plain") or self.lasso > 0 or self.lasso_input > 0:
+        by_norm = self.method == "magnitude" and self.factorize in RANKED
+        if not (by_norm or self.method in ("vib", "plain")) or self.lasso > 0 or self.lasso_input > 0:
             raise InputError(f"{asked}: has no groups of weights; say --method vib or plain, without lasso")
 
     def _check_lasso(self) -> None:

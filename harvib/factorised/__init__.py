@@ -10,12 +10,17 @@ from harvib.factorised.base import Factor, Matrix, Slim
 from harvib.factorised.circulant_matrix import CIRCULANTS
 from harvib.factorised.network import TensorNetwork
 from harvib.factorised.shapes import NETWORKS
+from harvib.factorised.sparse import SparseMatrix
 
 KINDS: dict[str, type[Matrix]] = {
     **dict.fromkeys(NETWORKS, TensorNetwork),
     **CIRCULANTS,
+    "sparse": SparseMatrix,
 }
 """The class of a matrix, which makes a fresh one from its description, by kind."""
+
+RANKED = ("sparse",)
+"""Those whose masks drop what has a norm of its own, so that magnitude can rank it."""
 
 
 @lru_cache(maxsize=4096)
@@ -33,4 +38,4 @@ def is_possible(factor: Factor) -> bool:
         return False
 
 
-__all__ = ["KINDS", "NETWORKS", "Factor", "Matrix", "Slim", "is_possible", "outline"]
+__all__ = ["KINDS", "NETWORKS", "RANKED", "Factor", "Matrix", "Slim", "is_possible", "outline"]

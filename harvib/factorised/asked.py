@@ -11,6 +11,7 @@ from harvib.errors import InputError
 from harvib.factorised.base import Factor
 from harvib.factorised.circulant_matrix import CIRCULANTS, circulant
 from harvib.factorised.shapes import NETWORKS
+from harvib.factorised.sparse import sparse
 
 _USUAL = 8
 """Modes have about this size where nobody says how many there are."""
@@ -78,6 +79,8 @@ def balanced(size: int, count: int) -> tuple[int, ...]:
 
 def _factor(asked: Asked, rows: tuple[int, ...], columns: tuple[int, ...], ranks: tuple[int, ...]) -> Factor:
     network = NETWORKS.get(asked.kind)
+    if asked.kind == "sparse":
+        return sparse(rows[0], columns[0])
     if network is None:
         return circulant(asked.kind, rows[0], columns[0], asked.factors)
     bonds = network(len(rows), len(columns)).bonds

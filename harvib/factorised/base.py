@@ -57,10 +57,11 @@ class Matrix(nn.Module, ABC):
 
     `masks` holds its VIBMasks by name; it is empty in the plain and the compact form, and where nothing of the
     kind can be masked. `drops_inputs`: whether the compact form saves anything by a column that nobody needs, and
-    can fold a factor of a column away.
+    can fold a factor of a column away. `masks_inputs`: whether a mask on the inputs can decide which those are.
     """
 
     drops_inputs: bool = False
+    masks_inputs: bool = True
 
     def __init__(self, factor: Factor) -> None:
         super().__init__()
@@ -115,6 +116,14 @@ class Matrix(nn.Module, ABC):
     def smallest(self) -> Factor:
         """What is left of it at least."""
         return self.factor
+
+    def needed(self) -> Tensor | None:
+        """The columns that some entry reads, ascending; None where every one is taken to be read."""
+        return None
+
+    def squares(self) -> dict[str, Tensor]:
+        """Squared norms of what each mask of `masks` drops, (N,); none where that has no norm of its own."""
+        return {}
 
     @abstractmethod
     def compacted(self, rows: Tensor, inputs: Tensor, scale: Tensor) -> Slim:
