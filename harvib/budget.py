@@ -9,23 +9,18 @@ inputs and how much to units is decided by the accuracy on the validation part a
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from harvib.cells import MaskedCell
-from harvib.cells.makers import Factors
-from harvib.cells.stack import Layer
 from harvib.errors import InputError
-from harvib.masks import VIBMask
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.objectives import gate_kl, input_kl
+from harvib.ranking import Landing, Ranking
 from harvib.settings import TrainSettings
-from harvib.sizes import parameters_of, plain_size, smallest
+from harvib.sizes import plain_size, smallest
 
 TOLERANCE = 0.05
 """A landing may stay so far, as a share, below its target."""
@@ -36,121 +31,6 @@ _HORIZON = 2
 _ARRIVAL = 0.4
 _FARTHEST = 6.0
 _START = 3.0
-_SMALLEST_MU = 1e-3
-
-
-class Ranking:
-    """The inputs and units of a masked model in the order in which they would be dropped, by log alpha.
-
-    A unit's score is the largest log alpha of the masks that decide about it: the one that would drop it first.
-    """
-
-    def __init__(self, model: SequenceClassifier) -> None:
-        assert model.input_mask is not None
-        self._model = model
-        self.inputs = _finite(model.input_mask)
-        self._cells: list[list[MaskedCell]] = []
-        for layer in model.recurrent.layers:
-            assert isinstance(layer, Layer)
-            self._cells.append([cell for _, cell in layer.directions() if isinstance(cell, MaskedCell)])
-        self._scores = [[_unit_scores(cell) for cell in cells] for cells in self._cells]
-        self._between = [mask for mask in model.recurrent.between if isinstance(mask, VIBMask)]
-        self._between_scores = [_finite(mask) for mask in self._between]
-        self._bonds = {side: matrix.of_masks() for side, matrix in model.recurrent.matrices().items()}
-        self._bond_scores = {
-            side: {bond: _finite(mask) for bond, mask in masks.items()} for side, masks in self._bonds.items()
-        }
-        self._flat = model.spec.cell == "mean"
-        units = [scores for layer in self._scores for scores in layer] + self._between_scores
-        units += [scores for bonds in self._bond_scores.values() for scores in bonds.values()]
-        self.units = torch.cat(units).sort().values if not self._flat else torch.zeros(1)
-        self._sorted_inputs = self.inputs.sort().values
-
-    def kept(self, threshold: float) -> tuple[list[list[Tensor]], list[Tensor]]:
-        """Which units, and which reads between layers, have a score up to `threshold`: by layer, as bools.
-
-        A layer's best unit and best read stay in any case: without them no model is left.
-        """
-        units: list[list[Tensor]] = []
-        reads: list[Tensor] = []
-        for number, scores in enumerate(self._scores):
-            together = torch.cat(scores)
-            keep = together <= threshold
-            if not keep.any():
-                keep[together.argmin()] = True
-            units.append(list(keep.split([len(part) for part in scores])))
-            if number < len(self._between):
-                read = self._between_scores[number] <= threshold
-                if not (read & keep).any():
-                    read[torch.where(keep, self._between_scores[number], math.inf).argmin()] = True
-                reads.append(read & keep)
-        return units, reads
-
-    def kept_ranks(self, threshold: float) -> dict[str, dict[str, Tensor]]:
-        """Which indices of the structured matrices' bonds have a score up to `threshold`: by matrix and bond.
-
-        The best of each bond stays in any case, as a layer's best unit does.
-        """
-        return {
-            side: {bond: (scores <= threshold) | (scores == scores.min()) for bond, scores in bonds.items()}
-            for side, bonds in self._bond_scores.items()
-        }
-
-    def _matrices(self, threshold: float) -> Factors:
-        """The structured matrices that are left."""
-        matrices = self._model.recurrent.matrices()
-        left = {
-            side: matrices[side].left({bond: int(keep.sum()) for bond, keep in kept.items()})
-            for side, kept in self.kept_ranks(threshold).items()
-        }
-        return Factors(left.get("ih"), left.get("hh"))
-
-    def parameters(self, inputs: int, threshold: float, factors: bool) -> int:
-        """Exact parameters of the compact model with so many inputs, and the units up to `threshold`."""
-        if self._flat:
-            return parameters_of(self._model.spec, inputs, ((inputs,),), (), factors)
-        units, between = self.kept(threshold)
-        shape = tuple(tuple(int(keep.sum()) for keep in layer) for layer in units)
-        reads = tuple(int(read.sum()) for read in between)
-        return parameters_of(self._model.spec, inputs, shape, reads, factors, self._matrices(threshold))
-
-    def border(self, target: int, factors: bool) -> float:
-        """The largest log alpha at which dropping everything above it leaves at most `target` parameters."""
-        scores = [self.inputs] if self._flat else [self.inputs, self.units]
-        values = torch.cat(scores).unique()
-
-        def count(position: int) -> int:
-            threshold = float(values[position])
-            inputs = int((self._sorted_inputs <= threshold).sum())
-            return self.parameters(max(1, inputs), threshold, factors)
-
-        first_above = bisect.bisect_right(range(len(values)), target, key=count)
-        return float(values[max(0, first_above - 1)])
-
-    def inputs_within(self, target: int, threshold: float, factors: bool) -> int:
-        """The largest number of inputs with which the model stays within `target`; 0: not even one."""
-        sizes = range(1, len(self.inputs) + 1)
-        return bisect.bisect_right(sizes, target, key=lambda k: self.parameters(k, threshold, factors))
-
-    @torch.no_grad()
-    def impose(self, inputs: int, threshold: float) -> None:
-        """Make the masks keep the best `inputs` inputs and the units up to `threshold`, and nothing else."""
-        assert self._model.input_mask is not None
-        keep = torch.zeros_like(self.inputs, dtype=torch.bool)
-        keep[self.inputs.argsort(stable=True)[:inputs]] = True
-        impose(self._model.input_mask, keep)
-        if self._flat:
-            return
-        units, reads = self.kept(threshold)
-        for cells, keeps in zip(self._cells, units, strict=True):
-            for cell, stay in zip(cells, keeps, strict=True):
-                for mask in deciding(cell):
-                    impose(mask, stay)
-        for mask, stay in zip(self._between, reads, strict=True):
-            impose(mask, stay)
-        for side, kept in self.kept_ranks(threshold).items():
-            for bond, stay in kept.items():
-                impose(self._bonds[side][bond], stay)
 
 
 class Controller:
@@ -208,15 +88,6 @@ def gentle_start(model: SequenceClassifier, settings: TrainSettings) -> float:
     return float(torch.tensor(math.log(_START / penalty), dtype=torch.float32)) if penalty > 0 else 0.0
 
 
-@dataclass(frozen=True)
-class Landing:
-    """Where a landing ended: exact parameters of the compact model, its inputs and the units' threshold."""
-
-    parameters: int
-    inputs: int
-    threshold: float
-
-
 def land(
     model: SequenceClassifier,
     target: int,
@@ -232,7 +103,9 @@ def land(
     if not model.spec.masks_inputs:
         # No inputs to fill up with: all there is to choose is where the ranking is cut.
         only = _landing(ranking, target, ranking.border(target, factors), factors)
-        ranking.impose(only.inputs, only.threshold)
+        if ranking.has_weights:
+            only = _filled(ranking, only, target, factors)
+        ranking.impose(only)
         return only
     options = [option for option in _thresholds(ranking) if ranking.inputs_within(target, option, factors)]
     every = [float(value) for value in ranking.units.unique()]
@@ -248,7 +121,7 @@ def land(
     ]
 
     def tried(landing: Landing) -> tuple[float, float]:
-        ranking.impose(landing.inputs, landing.threshold)
+        ranking.impose(landing)
         result = score(model)
         with torch.no_grad():
             for mask, mu, log_variance in masks:
@@ -257,7 +130,7 @@ def land(
         return result
 
     best = max(near, key=tried) if len(near) > 1 else near[0]
-    ranking.impose(best.inputs, best.threshold)
+    ranking.impose(best)
     return best
 
 
@@ -265,7 +138,7 @@ def target_of(settings: TrainSettings, spec: ModelSpec) -> int | None:
     """The number of parameters to end with; None without such a budget. InputError where no model can meet it."""
     if not settings.target_params and not settings.target_ratio:
         return None
-    plain, least = plain_size(spec), smallest(spec, settings.scales_stay)
+    plain, least = plain_size(spec), smallest(spec, settings.scales_stay, settings.units_stay)
     if settings.target_params:
         target, option = settings.target_params, f"--target-params {settings.target_params}"
     else:
@@ -295,36 +168,22 @@ def _landing(ranking: Ranking, target: int, threshold: float, factors: bool) -> 
     return Landing(ranking.parameters(inputs, threshold, factors), inputs, threshold)
 
 
+def _filled(ranking: Ranking, cut: Landing, target: int, factors: bool) -> Landing:
+    """With as many single weights as fit; with more units than `cut` has where these have too few weights."""
+    best = cut
+    more = ranking.gates[ranking.gates > cut.threshold].unique().tolist()
+    for threshold in [cut.threshold, *more]:
+        weights = ranking.weights_within(target, threshold, factors)
+        if weights is not None:
+            found = ranking.parameters(cut.inputs, threshold, factors, weights)
+            best = max(best, Landing(found, cut.inputs, threshold, weights), key=lambda each: each.parameters)
+        if weights is None or best.parameters >= (1 - TOLERANCE) * target:
+            break
+    return best
+
+
 def _thresholds(ranking: Ranking) -> list[float]:
     units = ranking.units
     natural = max(1, int((units < 0).sum()))
     numbers = [natural, *(round(natural * 2 ** (step / 2)) for step in range(-6, 7))]
     return list(dict.fromkeys(float(units[max(1, min(len(units), number)) - 1]) for number in numbers))
-
-
-def deciding(cell: MaskedCell) -> list[VIBMask]:
-    """The masks that must all keep a unit of the cell for it to stay."""
-    return [mask for name in cell.DECIDING if isinstance(mask := cell.masks[name], VIBMask)]
-
-
-def _unit_scores(cell: MaskedCell) -> Tensor:
-    if not cell.DECIDING:
-        return torch.zeros(0)
-    return torch.stack([_finite(mask) for mask in deciding(cell)]).amax(0)
-
-
-def _finite(mask: VIBMask) -> Tensor:
-    return torch.nan_to_num(mask.log_alpha().detach().cpu(), posinf=1e30, neginf=-1e30)
-
-
-def impose(mask: VIBMask, keep: Tensor) -> None:
-    """Make a mask keep these, (size,) bool: variances move just across the border where it decides otherwise."""
-    keep = keep.to(mask.mu.device)
-    back = keep & ~mask.keep()
-    # A mean of zero would keep nothing whatever its variance.
-    tiny = back & (mask.mu.abs() < _SMALLEST_MU)
-    mask.mu[tiny] = _SMALLEST_MU
-    border = 2 * mask.mu.abs().log()
-    mask.log_variance.copy_(torch.where(back, border - 1, mask.log_variance))
-    away = ~keep & mask.keep()
-    mask.log_variance.copy_(torch.where(away, border + 1, mask.log_variance))

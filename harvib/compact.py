@@ -34,7 +34,7 @@ def compact(masked: SequenceClassifier) -> SequenceClassifier:
             # As users count: the projection is no layer of cells.
             layer = dead[0] - masked.spec.projected
             where = f" in layer {layer}" if layer else " in the projection"
-        option = "beta-input" if not len(inputs) else "beta"
+        option = "beta-input" if not len(inputs) and masked.spec.masks_inputs else "beta"
         raise InputError(
             f"no {gone} is left{where} after VIB training: the penalty is too strong, lower --{option}"
         )

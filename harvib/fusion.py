@@ -208,7 +208,7 @@ def stream_settings(settings: TrainSettings, specs: Sequence[ModelSpec]) -> list
         )
     if not settings.target_params and not settings.target_ratio:
         return [settings] * len(specs)
-    least = [smallest(spec, settings.scales_stay) for spec in specs]
+    least = [smallest(spec, settings.scales_stay, settings.units_stay) for spec in specs]
     plain = [plain_size(spec) for spec in specs]
     if settings.target_params:
         target, option = settings.target_params, f"--target-params {settings.target_params}"

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harvib.budget import deciding, impose
 from harvib.cells import MaskedCell
 from harvib.cells.stack import Layer
 from harvib.errors import InputError
 from harvib.masks import VIBMask
 from harvib.models import SequenceClassifier
+from harvib.ranking import deciding, impose
 from harvib.settings import TrainSettings
 
 EPSILON = 1e-8

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harvib.budget import deciding
 from harvib.lasso import Groups, cells_with_units, squared_norms
 from harvib.masks import VIBMask
 from harvib.models import SequenceClassifier
+from harvib.ranking import deciding
 
 _TINY = 1e-30
 

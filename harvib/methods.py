@@ -125,7 +125,8 @@ def _finished(stages: Stages, plain: SequenceClassifier, config: dict[str, Any])
 def _within_drop(stages: Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
     settings = stages.settings
     accuracy = evaluate(plain, stages.parts.validation, stages.device).accuracy
-    sizes = plain.parameter_counts()["total"], smallest(plain.spec, settings.scales_stay)
+    least = smallest(plain.spec, settings.scales_stay, settings.units_stay)
+    sizes = plain.parameter_counts()["total"], least
 
     def run(target: int, folder: RunFolder) -> None:
         chosen = dataclasses.replace(settings, max_drop=-1.0, target_params=target)

@@ -198,9 +198,9 @@ class SequenceClassifier(nn.Module):
         if self.input_mask is None:
             return torch.arange(self.spec.inputs, device=self.selection.device)
         kept = self.input_mask.hard() != 0
-        matrix = self.recurrent.matrices().get("ih")
-        if matrix is not None and (needed := matrix.needed()) is not None:
-            kept &= torch.zeros_like(kept).index_fill(0, needed, True)
+        if (needed := self.recurrent.needed_inputs()) is not None:
+            # A constant input is zero, and what reads it leaves.
+            kept &= torch.zeros_like(kept).index_fill(0, needed, True) & (self.input_scale != 0)
         return kept.nonzero().squeeze(1)
 
     def kept_units(self) -> Shape:

@@ -191,6 +191,11 @@ class TrainSettings:
         """Whether masks stay open until whole groups of weights are ranked, to be cut to a budget."""
         return self.method in ("lasso", "magnitude", "movement")
 
+    @property
+    def units_stay(self) -> bool:
+        """Whether only single weights are ranked, so that all units stay."""
+        return self.method == "magnitude" and self.structure is not None
+
     def _check_model(self) -> None:
         kind = CELLS[self.model]
         if not kind.STACKS and (self.layers > 1 or self.bidirectional):
@@ -222,7 +227,8 @@ class TrainSettings:
             raise InputError("--factorize-hidden: only where W_ih is structured too; leave it, or --project, out")
         by_norm = self.method == "magnitude" and self.factorize in RANKED
         if not (by_norm or self.method in ("vib", "plain")) or self.lasso > 0 or self.lasso_input > 0:
-            raise InputError(f"{asked}: has no groups of weights; say --method vib or plain, without lasso")
+            ways = "vib, magnitude or plain" if self.factorize in RANKED else "vib or plain"
+            raise InputError(f"{asked}: has no groups of weights; say --method {ways}, without lasso")
 
     def _check_lasso(self) -> None:
         wanted = self.lasso > 0 or self.lasso_input > 0

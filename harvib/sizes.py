@@ -31,10 +31,14 @@ def parameters_of(
     return sum(cells) + (width_read(shape, spec.projected) + 1) * spec.classes
 
 
-def smallest(spec: ModelSpec, factors: bool) -> int:
-    """Parameters of the smallest compact model: one input, and one unit, read and rank wherever there are some."""
+def smallest(spec: ModelSpec, factors: bool, units_stay: bool = False) -> int:
+    """Parameters of the smallest compact model: one input, and one unit, read and rank wherever there are some.
+
+    `units_stay`: all units and reads instead.
+    """
     bare = Factors(*(factor and outline(factor).smallest() for factor in (spec.factor, spec.hidden_factor)))
-    return parameters_of(spec, 1, ((1,),) * len(spec.shape), (1,) * (len(spec.shape) - 1), factors, bare)
+    shape = spec.shape if units_stay else ((1,),) * len(spec.shape)
+    return parameters_of(spec, 1, shape, tuple(map(sum, shape[:-1])), factors, bare)
 
 
 def plain_size(spec: ModelSpec) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -122,14 +123,18 @@ def _check(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
     if spec.factor is not None:
         bounds["recurrent.layers.0.cells.0.rows"] = spec.factor.size[0]
         bounds["recurrent.layers.0.cells.0.matrix.layer.positions"] = max(spec.factor.ranks, default=0)
+        bounds["recurrent.layers.0.cells.0.matrix.places"] = math.prod(spec.factor.size)
     if spec.hidden_factor is not None:
         rows, columns = spec.hidden_factor.size
         bounds |= {"recurrent.layers.0.cells.0.hidden_rows": rows, "recurrent.layers.0.cells.0.units": columns}
         bounds["recurrent.layers.0.cells.0.hidden.layer.positions"] = max(spec.hidden_factor.ranks, default=0)
+        bounds["recurrent.layers.0.cells.0.hidden.places"] = rows * columns
     for name, bound in bounds.items():
         chosen = tensors.get(name)
         if chosen is not None and not ((chosen >= 0) & (chosen < bound)).all():
             raise InputError(f"{path}: {name} points outside of the {bound} values that it chooses from")
+        if chosen is not None and name.endswith("places") and not (chosen[1:] > chosen[:-1]).all():
+            raise InputError(f"{path}: {name} is not ascending: two entries at one place, or out of order")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

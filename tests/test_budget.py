@@ -16,10 +16,11 @@ from small_runs import assert_refused, train_command
 from test_compact import ALONE, difference, masked_model
 
 from harvib import methods
-from harvib.budget import Controller, Ranking, land, smallest_within
+from harvib.budget import Controller, land, smallest_within
 from harvib.checkpoint import Checkpoint
 from harvib.compact import compact
 from harvib.models import SequenceClassifier
+from harvib.ranking import Ranking
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 from harvib.sizes import plain_size, smallest

@@ -16,13 +16,14 @@ from test_compact import cell_of, clips_of, difference, set_mask
 from test_factorised_cells import FORMS, INPUTS, dense_twin, spec_of
 from torch import nn
 
-from harvib.budget import land, parameters_of, plain_size, smallest
+from harvib.budget import land
 from harvib.cells.factorised import FactorisedCell
 from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.factorised.circulant_matrix import CIRCULANTS
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
 from harvib.settings import TrainSettings
+from harvib.sizes import parameters_of, plain_size, smallest
 from harvib.weights import ModelCard, load_model, read_tensors, save_model, write_tensors
 
 

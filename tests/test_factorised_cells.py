@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from test_compact import cell_of, clips_of, difference, set_mask
 from torch import nn
 
-from harvib.budget import Ranking, land
+from harvib.budget import land
 from harvib.cells.factorised import FactorisedCell
 from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.factorised import KINDS, NETWORKS, Factor
 from harvib.models import ModelSpec, SequenceClassifier, masked_from
 from harvib.objectives import input_kl
+from harvib.ranking import Ranking
 from harvib.runconfig import plain_spec
 from harvib.settings import TrainSettings
 from harvib.sizes import parameters_of, plain_size, smallest

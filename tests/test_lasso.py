@@ -16,7 +16,7 @@ from small_runs import assert_refused, train_command
 from test_compact import ALONE, difference, masked_model, set_mask
 
 from harvib import lasso, methods
-from harvib.budget import deciding, land
+from harvib.budget import land
 from harvib.cells import MaskedCell
 from harvib.cells.stack import Layer
 from harvib.checkpoint import Checkpoint
@@ -24,6 +24,7 @@ from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.lasso import GroupLasso, drop_zero_groups, freeze_masks, squared_norms
 from harvib.models import SequenceClassifier
+from harvib.ranking import deciding
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 

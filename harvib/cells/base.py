@@ -136,6 +136,10 @@ class MaskedCell(Cell):
     def kept_units(self, inputs: Tensor) -> Tensor:
         """Indices of the states that are alive, ascending, given the indices of the inputs that are."""
 
+    def rows_of(self, units: Tensor) -> Tensor:
+        """The rows of these units in a weight that reads the inputs."""
+        return units
+
     @abstractmethod
     def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Compacted:
         """The same function of the kept inputs alone, exactly.

@@ -199,6 +199,15 @@ class Stack(nn.Module):
         """The structured matrices, `ih` and `hh`: only a first layer of one direction can have some."""
         return self._layers()[0].directions()[0][1].matrices()
 
+    def needed_inputs(self) -> Tensor | None:
+        """The inputs that kept units read through a structured matrix, ascending; None where all are read."""
+        matrix, cell = self.matrices().get("ih"), self._layers()[0].directions()[0][1]
+        if matrix is None or not isinstance(cell, MaskedCell):
+            return None
+        # Which units of such a cell are kept does not depend on the inputs.
+        everything = torch.arange(cell.input_size, device=next(self.parameters()).device)
+        return matrix.needed(cell.rows_of(cell.kept_units(everything)))
+
     def factors(self) -> Factors:
         """What those are."""
         found = {side: matrix.factor for side, matrix in self.matrices().items()}

@@ -37,7 +37,7 @@ class Asked:
             ("--input-modes", self.input_modes, "x"),
             ("--unit-modes", self.unit_modes, "x"),
         ):
-            if numbers(option, text, mark) and self.kind in CIRCULANTS:
+            if numbers(option, text, mark) and self.kind not in NETWORKS:
                 raise InputError(f"{option}: a {self.kind} matrix has neither modes nor ranks; leave it out")
         if self.factors > 1 and self.kind not in CIRCULANTS:
             raise InputError(f"--factors {self.factors}: only circulant matrices are multiplied, not {self.kind}")

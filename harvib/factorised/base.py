@@ -117,9 +117,13 @@ class Matrix(nn.Module, ABC):
         """What is left of it at least."""
         return self.factor
 
-    def needed(self) -> Tensor | None:
-        """The columns that some entry reads, ascending; None where every one is taken to be read."""
+    def needed(self, rows: Tensor) -> Tensor | None:
+        """The columns that some entry of these rows (R,) reads, ascending; None where all are taken to be read."""
         return None
+
+    def reached(self, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
+        """Of masks on single weights which are read, by name: those at these rows and columns, bools all."""
+        return {}
 
     def squares(self) -> dict[str, Tensor]:
         """Squared norms of what each mask of `masks` drops, (N,); none where that has no norm of its own."""

@@ -96,8 +96,12 @@ class SparseMatrix(Matrix):
     def squares(self) -> dict[str, Tensor]:
         return {ENTRIES: self.weight.detach().square().flatten()}
 
-    def needed(self) -> Tensor:
-        return self.dense().detach().any(0).nonzero().squeeze(1)
+    def needed(self, rows: Tensor) -> Tensor:
+        return self.dense().detach()[rows].any(0).nonzero().squeeze(1)
+
+    def reached(self, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
+        grid = (rows[:, None] & columns).flatten()
+        return {ENTRIES: grid if self.places is None else grid[self.places.long()]}
 
     @torch.no_grad()
     def compacted(self, rows: Tensor, inputs: Tensor, scale: Tensor) -> Slim:

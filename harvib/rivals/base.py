@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from harvib.budget import plain_size
 from harvib.errors import InputError
 from harvib.runconfig import plain_spec
 from harvib.settings import TrainSettings
+from harvib.sizes import plain_size
 from harvib.weights import ModelCard
 
 TRIALS = 4
