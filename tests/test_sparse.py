@@ -102,12 +102,25 @@ def test_the_product_is_a_loop_over_the_entries(rows: int, columns: int, seed: i
     assert torch.equal(matrix.dense(), dense)
     for training in (False, True):
         assert torch.allclose(matrix.train(training)(x), expected, atol=1e-5)
+    assert torch.allclose(matrix._by_entry(x, torch.tensor(places)), expected, atol=1e-5)
     matrix.zero_grad()
-    matrix.eval()(x).square().sum().backward()
+    matrix._by_entry(x, torch.tensor(places)).square().sum().backward()
     by_entry = matrix.weight.grad
     (by_dense,) = torch.autograd.grad(linear(x, matrix.dense()).square().sum(), matrix.weight)
     assert by_entry is not None
     assert torch.allclose(by_entry, by_dense, atol=1e-4)
+
+
+def test_few_entries_of_a_large_matrix_are_multiplied_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And many of a small one are not, since that takes longer."""
+    taken: list[int] = []
+    genuine = SparseMatrix._by_entry
+    note = lambda self, x, places: (taken.append(len(places)), genuine(self, x, places))[1]  # noqa: E731
+    monkeypatch.setattr(SparseMatrix, "_by_entry", note)
+    for rows, columns, entries in ((256, 1024, 300), (8, 64, 300)):
+        matrix, x = few(rows, columns, list(range(entries))).eval(), torch.randn(2, 3, columns)
+        assert torch.allclose(matrix(x), linear(x, matrix.dense()), atol=1e-4)
+    assert taken == [300]
 
 
 def test_the_plain_form_is_a_dense_matrix_of_its_size() -> None:
