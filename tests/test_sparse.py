@@ -115,7 +115,11 @@ def test_few_entries_of_a_large_matrix_are_multiplied_one_by_one(monkeypatch: py
     """And many of a small one are not, since that takes longer."""
     taken: list[int] = []
     genuine = SparseMatrix._by_entry
-    note = lambda self, x, places: (taken.append(len(places)), genuine(self, x, places))[1]  # noqa: E731
+
+    def note(self: SparseMatrix, x: Tensor, places: Tensor) -> Tensor:
+        taken.append(len(places))
+        return genuine(self, x, places)
+
     monkeypatch.setattr(SparseMatrix, "_by_entry", note)
     for rows, columns, entries in ((256, 1024, 300), (8, 64, 300)):
         matrix, x = few(rows, columns, list(range(entries))).eval(), torch.randn(2, 3, columns)
