@@ -72,6 +72,14 @@ def _vib_circulant(task: Task) -> TrainSettings:
     return replace(pruned(task, *plain), mask_lr=mask_lr, beta_input=beta_input)
 
 
+def _vib_sparse(task: Task) -> TrainSettings:
+    """A mask on every weight of the projection before the LSTM, and on its rows and units."""
+    mask_lr, distill = task.pick((0.03, 0.5), (0.1, 0.5), (0.01, 0.5), (0.03, 0.2))
+    project, hidden = (8, 4) if task.budget < 3000 else (32, 24) if task.budget < 30_000 else (64, 64)
+    base = replace(TUNED, factorize="sparse", project=project, hidden=hidden, input_init="fan-in")
+    return replace(pruned(task, base), mask_lr=mask_lr, distill=distill)
+
+
 _NETWORKS_CANNOT = ("standardize",)
 """A scale of the inputs does not fold into the cores."""
 
@@ -92,5 +100,6 @@ FACTORISED = {
     "vib-tt": _network("LSTM, W_ih a tensor train, ranks and units pruned by VIB", _vib("tt"), ours=True),
     "vib-bt": _network("LSTM, W_ih of block terms, ranks and units pruned by VIB", _vib("bt"), ours=True),
     "vib-tr": _network("LSTM, W_ih a tensor ring, ranks and units pruned by VIB", _vib("tr"), ours=True),
+    "vib-sparse": Rival("sparse projection + LSTM, weights, rows and units pruned by VIB", True, _vib_sparse),
     "vib-circulant": Rival("circulant projection + LSTM pruned by VIB", True, _vib_circulant),
 }

@@ -44,11 +44,26 @@ def _linear_lasso(task: Task) -> TrainSettings:
     return replace(pruned(task, *_LINEAR), method="lasso", lasso=lasso, lasso_input=lasso_input)
 
 
+def _sparse(task: Task) -> TrainSettings:
+    # About as many values between as there are classes: more of them cost the head what inputs could use.
+    values, mask_lr = task.pick((14, 0.03), (24, 0.03), (8, 0.03), (14, 0.1))
+    base = replace(TUNED, model="linear", hidden=values, factorize="sparse", input_init="fan-in")
+    return replace(pruned(task, base), mask_lr=mask_lr)
+
+
+def _sparse_magnitude(task: Task) -> TrainSettings:
+    values, finetune_lr = task.pick((14, 5e-3), (24, 5e-3), (8, 5e-3), (14, 2e-3))
+    base = replace(TUNED, model="linear", hidden=values, factorize="sparse", input_init="fan-in")
+    return replace(pruned(task, base), method="magnitude", finetune_lr=finetune_lr)
+
+
 POOLED = {
     "mean": Rival("mean over time + linear, inputs by F score", False, _mean),
     "mean-vib": Rival("mean + linear, inputs pruned by VIB", True, _vib),
     "mean-lasso": Rival("mean + linear, inputs pruned by group lasso", False, _lasso),
     "linear-vib": Rival("mean + linear through a bottleneck, pruned by VIB", True, _linear_vib),
     "linear-lasso": Rival("mean + linear through a bottleneck, pruned by group lasso", False, _linear_lasso),
+    "linear-sparse": Rival("the same, every weight on the inputs pruned by VIB", True, _sparse),
+    "linear-sparse-magnitude": Rival("the same, every weight pruned by magnitude", False, _sparse_magnitude),
     "mean-magnitude": Rival("mean + linear, inputs pruned by magnitude", False, _magnitude),
 }
