@@ -33,7 +33,8 @@ def quantize(
     """The final model of a run in 8 or 4 bits, as ONNX files, with accuracy, size and latency measured after.
 
     int8-weights, int4-weights: weights only, arithmetic in floats. int8-dynamic, int8-static: products of whole
-    numbers, inputs rounded by what each clip and step has, or by what the train clips had. `harvib evaluate
+    numbers, inputs rounded by what each clip and step has, or by what the train clips had; structured matrices
+    have none. `harvib evaluate
     --model RUN/int8-weights.onnx` repeats the accuracy from the file; figures also stand in quantize.json.
     """
     needs_onnx()

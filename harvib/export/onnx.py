@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 from harvib.cells.stack import Layer
 from harvib.export.graph import IR, OPSET, Graph
 from harvib.export.matrices import Float32, Scheme, Seen
-from harvib.export.onnx_cells import Store, array, emit_cell
+from harvib.export.onnx_cells import emit_cell
+from harvib.export.store import Store, array, array_of_indices
 from harvib.export.torch import compact_form
 from harvib.models import SequenceClassifier
 from harvib.onnxfile import FORMAT, VERSION
@@ -66,11 +67,6 @@ def to_onnx(
     logits = head.matrix("ih", array(small.head.weight)).times(graph, read)
     graph.nodes.append(helper.make_node("Add", [logits, head.bias(array(small.head.bias))], ["logits"]))
     return _model(graph, small, card, metadata or {})
-
-
-def array_of_indices(indices: np.ndarray) -> np.ndarray:
-    """In as few bytes as hold them: a small model has as many inputs as other weights."""
-    return indices.astype(np.uint16 if indices.max(initial=0) < 1 << 16 else np.uint32)
 
 
 def _selected(graph: Graph, small: SequenceClassifier) -> str:

@@ -6,16 +6,20 @@ that masks have left, and products of whole numbers, have no place in these: the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from onnx import TensorProto
 from torch import Tensor
 
 from harvib.cells.base import Cell
 from harvib.cells.conv import Conv
+from harvib.cells.factorised import CompactFactorised
+from harvib.cells.factorised_linear import FactorisedProjection
 from harvib.cells.feedforward import Feedforward
-from harvib.cells.gated import CompactForm
+from harvib.cells.gated import CompactForm, Kind
 from harvib.cells.gru import CompactGRU
 from harvib.cells.identity import Identity
 from harvib.cells.linear import Projection
@@ -24,29 +28,65 @@ from harvib.cells.mlp import MLP
 from harvib.cells.rnn import CompactReluRNN, CompactRNN
 from harvib.errors import InputError
 from harvib.export.graph import Graph
-from harvib.export.matrices import FloatMatrix, Scheme, Seen, Stored
+from harvib.export.matrices import FloatMatrix, Stored
+from harvib.export.onnx_matrices import indices, rebuilt
+from harvib.export.store import Store, array
+from harvib.factorised import Matrix
+from harvib.kernels import RNNKernel
 
 
-class Store:
-    """Where the matrices of one cell go: a graph, by a scheme, under names with a prefix."""
+class Gates(ABC):
+    """The weights of a gated cell as its equations take them: the kind, its size, biases and factors left."""
 
-    def __init__(self, graph: Graph, scheme: Scheme, prefix: str, seen: Mapping[str, Seen] | None) -> None:
-        self.graph, self.scheme = graph, scheme
-        self._prefix, self._seen = prefix, seen
+    def __init__(
+        self, kind: Kind, cell: Cell, store: Store, biases: Sequence[Tensor], factors: list[Tensor]
+    ) -> None:
+        self.kind, self.hidden, self.store = kind, cell.hidden_size, store
+        self.bias_ih, self.bias_hh = (array(bias) for bias in biases)
+        # The last may be one on the states.
+        named = [*factors, *[torch.ones(self.hidden)] * (len(kind.factors) + 1 - len(factors))]
+        self.is_plain = all(bool((factor == 1).all()) for factor in named)
+        self.factors = [_factor(store, factor) for factor in named]
 
-    def matrix(self, part: str, weight: np.ndarray) -> Stored:
-        """Put one in: `part` ih reads the cell's inputs, hh its states."""
-        name = f"{self._prefix}{part}"
-        return self.scheme.store(self.graph, name, weight, None if self._seen is None else self._seen[name])
-
-    def bias(self, value: np.ndarray) -> str:
-        """Floats in every scheme: they are few, and added, not multiplied."""
-        return self.graph.constant(value)
+    @abstractmethod
+    def matrix(self, part: str, rows: np.ndarray) -> Stored:
+        """Put W_ih or W_hh in with its rows in this order."""
 
 
-def array(value: Tensor) -> np.ndarray:
-    """As float32."""
-    return value.detach().cpu().float().numpy()
+class _Dense(Gates):
+    def __init__(self, cell: CompactForm, store: Store) -> None:
+        ih, hh, *biases = cell.module.all_weights[0]
+        super().__init__(cell.KIND, cell, store, biases, cell.factors())
+        self._weights = {"ih": ih, "hh": hh}
+
+    def matrix(self, part: str, rows: np.ndarray) -> Stored:
+        return self.store.matrix(part, array(self._weights[part])[rows])
+
+
+class _Structured(Gates):
+    def __init__(self, cell: CompactFactorised, store: Store) -> None:
+        super().__init__(cell.kind, cell, store, (cell.bias_ih, cell.bias_hh), cell.factors())
+        self._cell = cell
+
+    def matrix(self, part: str, rows: np.ndarray) -> Stored:
+        cell, graph = self._cell, self.store.graph
+        if part == "ih":
+            return _picked(cell.matrix, self.store, part, cell.rows.cpu().numpy()[rows])
+        if cell.hidden is None:
+            assert cell.weight_hh is not None
+            return self.store.matrix(part, array(cell.weight_hh)[rows])
+        found = _picked(cell.hidden, self.store, part, cell.hidden_rows.cpu().numpy()[rows])
+        if cell.units is None:
+            return found
+        units = indices(self.store, cell.units.cpu().numpy())
+        return FloatMatrix(graph, graph.op("Gather", found.dense, units, axis=1))
+
+
+def _picked(matrix: Matrix, store: Store, part: str, rows: np.ndarray) -> FloatMatrix:
+    dense = rebuilt(matrix, store, part)
+    if rows.tolist() != list(range(matrix.rows)):
+        dense = store.graph.op("Gather", dense, indices(store, rows), axis=0)
+    return FloatMatrix(store.graph, dense)
 
 
 def emit_cell(cell: Cell, x: str, store: Store) -> str:
@@ -66,33 +106,40 @@ def _projection(cell: Cell, x: str, store: Store) -> str:
     return store.graph.op("Add", product, store.bias(array(cell.linear.bias)))
 
 
+def _structured_projection(cell: Cell, x: str, store: Store) -> str:
+    assert isinstance(cell, FactorisedProjection)
+    assert cell.rows is not None
+    product = _picked(cell.matrix, store, "ih", cell.rows.cpu().numpy()).times(store.graph, x)
+    return store.graph.op("Add", product, store.bias(array(cell.bias)))
+
+
 def _gated(cell: Cell, x: str, store: Store) -> str:
-    assert isinstance(cell, CompactForm)
-    if cell.is_plain() and not store.scheme.ROUNDS_INPUTS:
-        return _native(cell, x, store)
-    written_out = _lstm if isinstance(cell, CompactLSTM) else _gru if isinstance(cell, CompactGRU) else _rnn
-    return written_out(cell, x, store)
+    assert isinstance(cell, CompactForm | CompactFactorised)
+    gates = _Dense(cell, store) if isinstance(cell, CompactForm) else _Structured(cell, store)
+    if gates.is_plain and not store.scheme.ROUNDS_INPUTS:
+        return _native(gates, x)
+    return _WRITTEN_OUT[gates.kind.name](gates, x)
 
 
-_NATIVE: dict[type[CompactForm], tuple[str, tuple[int, ...], dict[str, object]]] = {
-    CompactLSTM: ("LSTM", (0, 3, 1, 2), {}),
-    CompactGRU: ("GRU", (1, 0, 2), {"linear_before_reset": 1}),
-    CompactRNN: ("RNN", (0,), {}),
-    CompactReluRNN: ("RNN", (0,), {"activations": ["Relu"]}),
+_NATIVE: dict[str, tuple[str, tuple[int, ...], dict[str, object]]] = {
+    "lstm": ("LSTM", (0, 3, 1, 2), {}),
+    "gru": ("GRU", (1, 0, 2), {"linear_before_reset": 1}),
+    "rnn": ("RNN", (0,), {}),
 }
-"""ONNX's operator, its order of torch's gates, and what makes the two the same."""
+"""ONNX's operator, its order of torch's gates, and what makes the two the same; by the kind's name."""
 
 
-def _native(cell: CompactForm, x: str, store: Store) -> str:
-    graph = store.graph
-    kind, order, attributes = _NATIVE[type(cell)]
-    hidden = cell.hidden_size
+def _native(gates: Gates, x: str) -> str:
+    store, graph, hidden = gates.store, gates.store.graph, gates.hidden
+    kind, order, attributes = _NATIVE[gates.kind.name]
+    if kind == "RNN":
+        attributes = {"activations": [_activation(gates)]}
     rows = np.concatenate([np.arange(hidden) + gate * hidden for gate in order])
-    ih, hh, bias_ih, bias_hh = (array(weight)[rows] for weight in cell.module.all_weights[0])
+    bias_ih, bias_hh = gates.bias_ih[rows], gates.bias_hh[rows]
     first = graph.constant(np.array([0]))
     matrices = []
-    for part, weight in (("ih", ih), ("hh", hh)):
-        matrix = store.matrix(part, weight)
+    for part in ("ih", "hh"):
+        matrix = gates.matrix(part, rows)
         assert isinstance(matrix, FloatMatrix)
         matrices.append(graph.op("Unsqueeze", matrix.dense, first))
     if kind == "GRU":
@@ -105,12 +152,21 @@ def _native(cell: CompactForm, x: str, store: Store) -> str:
     return graph.op("Squeeze", states, graph.constant(np.array([1])))
 
 
-def _lstm(cell: CompactForm, x: str, store: Store) -> str:
-    graph = store.graph
-    ih, hh, bias_ih, bias_hh = (array(weight) for weight in cell.module.all_weights[0])
-    new, memory = (_factor(store, factor) for factor in cell.factors())
-    xs = graph.op("Add", store.matrix("ih", ih).times(graph, x), store.bias(bias_ih + bias_hh))
-    states = store.matrix("hh", hh)
+def _activation(gates: Gates) -> str:
+    assert isinstance(gates.kind.kernel, RNNKernel)
+    return "Tanh" if gates.kind.kernel.tanh else "Relu"
+
+
+def _summed(gates: Gates, x: str, bias: np.ndarray) -> tuple[str, Stored]:
+    """What the inputs give to the gates at every step, with this bias, and W_hh."""
+    rows = np.arange(len(bias))
+    product = gates.matrix("ih", rows).times(gates.store.graph, x)
+    return gates.store.graph.op("Add", product, gates.store.bias(bias)), gates.matrix("hh", rows)
+
+
+def _lstm(gates: Gates, x: str) -> str:
+    new, memory, output = gates.factors
+    xs, states = _summed(gates, x, gates.bias_ih + gates.bias_hh)
 
     def step(body: Graph, before: list[str], here: str) -> tuple[list[str], str]:
         state, memory_cell = before
@@ -118,21 +174,19 @@ def _lstm(cell: CompactForm, x: str, store: Store) -> str:
         kept = body.op("Mul", _times(body, body.op("Sigmoid", f), memory), memory_cell)
         added = body.op("Mul", _times(body, body.op("Sigmoid", i), new), body.op("Tanh", g))
         after = body.op("Add", kept, added)
-        out = body.op("Mul", body.op("Sigmoid", o), body.op("Tanh", after))
+        out = _times(body, body.op("Mul", body.op("Sigmoid", o), body.op("Tanh", after)), output)
         return [out, after], out
 
-    return graph.scan(xs, [cell.hidden_size] * 2, step)
+    return gates.store.graph.scan(xs, [gates.hidden] * 2, step)
 
 
-def _gru(cell: CompactForm, x: str, store: Store) -> str:
-    graph = store.graph
-    hidden = cell.hidden_size
-    ih, hh, bias_ih, bias_hh = (array(weight) for weight in cell.module.all_weights[0])
-    reset, update = (_factor(store, factor) for factor in cell.factors())
+def _gru(gates: Gates, x: str) -> str:
+    graph, hidden, bias_hh = gates.store.graph, gates.hidden, gates.bias_hh
+    reset, update, output = gates.factors
     # Of b_hh only the candidate's part stands apart: the reset gate multiplies it.
-    outer = bias_ih + np.concatenate([bias_hh[: 2 * hidden], np.zeros(hidden, np.float32)])
-    xs = graph.op("Add", store.matrix("ih", ih).times(graph, x), store.bias(outer))
-    inner, states = store.bias(bias_hh[2 * hidden :]), store.matrix("hh", hh)
+    outer = gates.bias_ih + np.concatenate([bias_hh[: 2 * hidden], np.zeros(hidden, np.float32)])
+    xs, states = _summed(gates, x, outer)
+    inner = gates.store.bias(bias_hh[2 * hidden :])
     one = graph.constant(np.array(1, np.float32))
 
     def step(body: Graph, before: list[str], here: str) -> tuple[list[str], str]:
@@ -142,25 +196,26 @@ def _gru(cell: CompactForm, x: str, store: Store) -> str:
         r = _times(body, body.op("Sigmoid", body.op("Add", x_r, h_r)), reset)
         u = _times(body, body.op("Sigmoid", body.op("Add", x_u, h_u)), update)
         n = body.op("Tanh", body.op("Add", x_n, body.op("Mul", r, body.op("Add", h_n, inner))))
-        fresh = body.op("Mul", body.op("Sub", one, u), n)
+        fresh = body.op("Mul", body.op("Sub", one, u), _times(body, n, output))
         out = body.op("Add", fresh, body.op("Mul", u, state))
         return [out], out
 
     return graph.scan(xs, [hidden], step)
 
 
-def _rnn(cell: CompactForm, x: str, store: Store) -> str:
-    graph = store.graph
-    ih, hh, bias_ih, bias_hh = (array(weight) for weight in cell.module.all_weights[0])
-    xs = graph.op("Add", store.matrix("ih", ih).times(graph, x), store.bias(bias_ih + bias_hh))
-    states = store.matrix("hh", hh)
-    kind = "Relu" if isinstance(cell, CompactReluRNN) else "Tanh"
+def _rnn(gates: Gates, x: str) -> str:
+    (output,) = gates.factors
+    xs, states = _summed(gates, x, gates.bias_ih + gates.bias_hh)
+    kind = _activation(gates)
 
     def step(body: Graph, before: list[str], here: str) -> tuple[list[str], str]:
-        out = body.op(kind, body.op("Add", here, states.times(body, before[0])))
+        out = _times(body, body.op(kind, body.op("Add", here, states.times(body, before[0]))), output)
         return [out], out
 
-    return graph.scan(xs, [cell.hidden_size], step)
+    return gates.store.graph.scan(xs, [gates.hidden], step)
+
+
+_WRITTEN_OUT: dict[str, Callable[[Gates, str], str]] = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}
 
 
 def _feedforward(over_time: Callable[[Graph, str, Feedforward], str]) -> Callable[[Cell, str, Store], str]:
@@ -208,6 +263,8 @@ def _times(graph: Graph, x: str, factor: str) -> str:
 
 EMITTERS: dict[type[Cell], Callable[[Cell, str, Store], str]] = {
     Projection: _projection,
+    FactorisedProjection: _structured_projection,
+    CompactFactorised: _gated,
     Identity: lambda cell, x, store: x,
     CompactLSTM: _gated,
     CompactGRU: _gated,

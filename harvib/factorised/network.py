@@ -118,6 +118,11 @@ class TensorNetwork(Matrix):
             target.copy_(core)
         return Slim(small, rows)
 
+    @property
+    def equation(self) -> str:
+        """The einsum of the cores that the matrix is, its row modes before its column modes."""
+        return self._equation(None)
+
     def _masked_cores(self, factors: Mapping[str, Tensor]) -> list[Tensor]:
         """The cores, the first that has a bond times its factors: (r,), or (B, r) for a core a clip."""
         cores: list[Tensor] = list(self.cores)

@@ -21,7 +21,7 @@ class RNNKernel(Kernel):
     GATES = 1
 
     def __init__(self, nonlinearity: str) -> None:
-        self._tanh = nonlinearity == "tanh"
+        self.tanh = nonlinearity == "tanh"
 
     def forward(
         self, gates: Tensor, product: StepProduct, bias: Tensor | None, factors: Factors, keep: bool
@@ -32,7 +32,7 @@ class RNNKernel(Kernel):
             step = gates[t]
             if t:
                 product.add_to(step, states[t - 1])
-            step.tanh_() if self._tanh else step.relu_()
+            step.tanh_() if self.tanh else step.relu_()
             if output is not None:
                 torch.mul(step, output, out=states[t])
         return states, (gates,) if keep else ()
@@ -40,7 +40,7 @@ class RNNKernel(Kernel):
     def backward(self, grad: Tensor, product: StepProduct, tape: Tape) -> Gradients:
         (gates,) = tape.kept
         (output,) = tape.factors
-        found = 1 - gates.square() if self._tanh else (gates > 0).to(gates.dtype)
+        found = 1 - gates.square() if self.tanh else (gates > 0).to(gates.dtype)
         if output is not None:
             found.mul_(output)
         last = len(gates) - 1

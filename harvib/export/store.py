@@ -1,0 +1,70 @@
+"""Where the weights of one cell go in an ONNX graph: by a scheme, under names that tell what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from harvib.errors import InputError
+from harvib.export.graph import Graph
+from harvib.export.matrices import FloatMatrix, Scheme, Seen, Stored
+
+_TOGETHER = 32
+"""So many weights without rows of their own stand in a row, and so share a step."""
+
+
+class Store:
+    """A graph, a scheme, and the prefix of the names."""
+
+    def __init__(self, graph: Graph, scheme: Scheme, prefix: str, seen: Mapping[str, Seen] | None) -> None:
+        self.graph, self.scheme = graph, scheme
+        self._prefix, self._seen = prefix, seen
+
+    def matrix(self, part: str, weight: np.ndarray) -> Stored:
+        """Put one in: `part` ih reads the cell's inputs, hh its states."""
+        name = self.named(part)
+        return self.scheme.store(self.graph, name, weight, None if self._seen is None else self._seen[name])
+
+    def floats(self, part: str, values: np.ndarray) -> str:
+        """Weights of any shape that something else is made of: the name of their floats, of the same shape.
+
+        Raises InputError where the scheme has no floats.
+        """
+        if self.scheme.ROUNDS_INPUTS:
+            raise InputError(
+                "a structured matrix has no product of whole numbers: say --to int8-weights --to int4-weights"
+            )
+        flat = values.ravel()
+        width = min(_TOGETHER, len(flat))
+        missing = -len(flat) % width
+        rows = np.concatenate([flat, np.zeros(missing, flat.dtype)]).reshape(-1, width)
+        stored = self.scheme.store(self.graph, self.named(part), rows, None)
+        assert isinstance(stored, FloatMatrix)
+        found = self.graph.op("Reshape", stored.dense, self.whole(np.array([-1])))
+        if missing:
+            found = self.graph.op("Slice", found, self.whole(np.array([0])), self.whole(np.array([len(flat)])))
+        return self.graph.op("Reshape", found, self.whole(np.array(values.shape)))
+
+    def named(self, part: str) -> str:
+        """The name of a part."""
+        return f"{self._prefix}{part}"
+
+    def bias(self, value: np.ndarray) -> str:
+        """Floats in every scheme: they are few, and added, not multiplied."""
+        return self.graph.constant(value)
+
+    def whole(self, value: np.ndarray) -> str:
+        """Whole numbers that say where something stands."""
+        return self.graph.constant(value)
+
+
+def array(value: Tensor) -> np.ndarray:
+    """As float32."""
+    return value.detach().cpu().float().numpy()
+
+
+def array_of_indices(indices: np.ndarray) -> np.ndarray:
+    """In as few bytes as hold them: a small model has as many inputs as other weights."""
+    return indices.astype(np.uint16 if indices.max(initial=0) < 1 << 16 else np.uint32)
