@@ -34,8 +34,8 @@ def quantize(
 
     int8-weights, int4-weights: weights only, arithmetic in floats. int8-dynamic, int8-static: products of whole
     numbers, inputs rounded by what each clip and step has, or by what the train clips had; structured matrices
-    have none. `harvib evaluate
-    --model RUN/int8-weights.onnx` repeats the accuracy from the file; figures also stand in quantize.json.
+    have none of these. `harvib evaluate --model RUN/int8-weights.onnx` repeats the accuracy from the file; figures
+    also stand in quantize.json.
     """
     needs_onnx()
     from harvib.quantize.run import quantize_run, quantize_table  # noqa: PLC0415 - an extra

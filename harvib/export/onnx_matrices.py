@@ -56,7 +56,6 @@ def _circulant(matrix: Matrix, store: Store, part: str) -> str:
     assert isinstance(matrix, CirculantMatrix)
     graph, layer = store.graph, matrix.layer
     size = store.whole(np.array(layer.size))
-    rows = graph.op("Unsqueeze", _range(store, layer.size), store.whole(np.array([1])))
     weights = store.floats(f"{part}.w", array(layer.w))
     found = ""
     for number in range(layer.factors):
@@ -66,6 +65,9 @@ def _circulant(matrix: Matrix, store: Store, part: str) -> str:
             diagonal = layer.inner[number - 1]
         elif layer.positions is not None:
             places = indices(store, layer.positions.cpu().numpy())
+        # Of the last only the rows that there are.
+        count = min(matrix.rows, layer.size) if number == layer.factors - 1 else layer.size
+        rows = graph.op("Unsqueeze", _range(store, count), store.whole(np.array([1])))
         turned = graph.op("Mod", graph.op("Sub", places, rows), size)
         of_factor = graph.op("Gather", weights, store.whole(np.array(number)), axis=0)
         block = graph.op("Gather", of_factor, turned, axis=1)

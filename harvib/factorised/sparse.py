@@ -104,7 +104,7 @@ class SparseMatrix(Matrix):
 
     def reached(self, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
         grid = (rows[:, None] & columns).flatten()
-        return {ENTRIES: grid if self.places is None else grid[self.places.long()]}
+        return {ENTRIES: grid if self.places is None else grid[self.places.long().to(grid.device)]}
 
     @torch.no_grad()
     def compacted(self, rows: Tensor, inputs: Tensor, scale: Tensor) -> Slim:

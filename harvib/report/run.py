@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from harfeat.cache import DEFAULT_STREAM
 from harvib import bench
+from harvib.factorised.sparse import ENTRIES
 from harvib.report.pixels import kept_pixels, pixels_caption, pixels_plot
 from harvib.report.plots import Curves, confusion_plot, curves_plot, log_alpha_plot
 from harvib.report.runs import Run
@@ -29,6 +30,7 @@ _GATES = {
     "r": "reset gate", "u": "update gate", "n": "candidate", "h": "states", "p": "projection",
 }  # fmt: skip
 _MATRICES, _BOND = {"ih": "W_ih", "hh": "W_hh"}, "r"
+_INDICES = {"block": "blocks", ENTRIES: "entries"}
 _DIRECTIONS = {"f": "forward", "b": "backward"}
 
 
@@ -251,7 +253,7 @@ def mask_title(name: str, projected: bool = False) -> str:
     side, _, bond = gate.rpartition("-")
     if side in _MATRICES:
         where = "the projection" if projected else _MATRICES[side]
-        return f"{'blocks' if bond == 'block' else f'bond {bond.removeprefix(_BOND)}'} of {where}"
+        return f"{_INDICES.get(bond, f'bond {bond.removeprefix(_BOND)}')} of {where}"
     if projected and place[:-1] == "1":
         return "projection"
     told = _GATES.get(gate, gate)
