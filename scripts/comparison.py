@@ -79,8 +79,8 @@ def main(name: str, data: Path, work: Path, weights: str, jobs: int, bench: bool
     sweep = Sweep(cache, protocol.split, work / "compare" / name, jobs=jobs, bench=bench)
     result = run_compare(sweep, contest)
     page = write_compare_page(sweep.out, result)
-    click.echo(compare_table(result))
     if methods:
+        click.echo(compare_table(result))
         return
     result |= {
         "command": f"python scripts/comparison.py {name} --jobs {jobs}",
@@ -92,8 +92,7 @@ def main(name: str, data: Path, work: Path, weights: str, jobs: int, bench: bool
     out = Path("results") / f"compare-{name}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(_rounded(result), indent=1) + "\n")
-    for line in result["quantised"]:
-        click.echo(f"{line['method']:24} {line['budget']:6,} {line['scheme']:13} {line['told']}")
+    click.echo(_markdown(result))
     click.echo(f"figures: {out}, page: {page}")
 
 
@@ -119,6 +118,38 @@ def _quantised(sweep: Sweep, result: Mapping[str, Any]) -> list[dict[str, Any]]:
             figures = {"scheme": scheme, "test": test, "test_float": before, "weight_bytes": size, "told": text}
             lines.append(told | figures)
     return lines
+
+
+def _markdown(result: Mapping[str, Any]) -> str:
+    """The README's tables: a line a method, best on validation first; quantised where a file can hold it."""
+    parts = []
+    for budget in result["budgets"]:
+        lines = [line for line in result["lines"] if line["swept"]["budget"] == budget and line["validation"]]
+        lines.sort(key=lambda line: -line["validation"]["mean"])
+        rows = [
+            f"| at {budget:,} | validation % | test % | int8 / int4 test % | parameters | input to hidden |"
+            " MACs a clip | ms a clip | training s |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for line in lines:
+            name = line["swept"]["method"]
+            few = [item for item in result["quantised"] if (item["method"], item["budget"]) == (name, budget)]
+            bits = " / ".join(f"{100 * statistics.mean(item['test']):.1f}" for item in few if item["scheme"])
+            cells = [
+                f"**{name}**" if result["methods"][name]["ours"] else name,
+                *(_share(line[part]) for part in ("validation", "test")),
+                bits or "-",
+                *(f"{line[figure]['mean']:,.0f}" for figure in ("parameters", "input_to_hidden", "macs_clip")),
+                f"{line['ms']['mean']:.2f}" if line["ms"] else "-",
+                f"{line['seconds']['mean']:,.0f}",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def _share(spread: Mapping[str, Any]) -> str:
+    return f"{100 * spread['mean']:.1f} ± {100 * spread['deviation']:.1f}"
 
 
 def _rounded(value: Any) -> Any:
