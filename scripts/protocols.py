@@ -10,6 +10,8 @@ from harfeat.importers import Keys
 from harfeat.importing import import_features
 from harfeat.pipeline import ExtractSettings, extract
 from harfeat.sampling import SamplingSettings
+from harvib.rivals.base import TUNED, scratch
+from harvib.rivals.recurrent import PROJECTED
 from harvib.settings import TrainSettings
 
 MakeCache = Callable[[Path, Path, str], None]
@@ -64,34 +66,9 @@ def _extract_utd(stream: str) -> MakeCache:
     return make
 
 
-def _from_scratch(settings: TrainSettings) -> TrainSettings:
-    """Training only, with the epochs and the rate of fine-tuning."""
-    return replace(
-        settings,
-        method="plain",
-        target_params=0,
-        target_ratio=0.0,
-        plain_epochs=settings.finetune_epochs,
-        lr=settings.finetune_lr,
-        dropout=settings.finetune_dropout,
-    )
-
-
-# The same for every method that prunes; the budgets are the rows'.
-_TUNED = TrainSettings(
-    dropout=0.5,
-    plain_epochs=25,
-    lr=3e-3,
-    vib_epochs=30,
-    vib_lr=1e-3,
-    finetune_epochs=80,
-    finetune_dropout=0.2,
-    distill=0.5,
-)
 _LSTM = TrainSettings(vib_epochs=40)
 _FAN_IN = replace(_LSTM, input_init="fan-in")
-_PROJECTED = replace(_TUNED, project=16, hidden=8, input_init="fan-in")
-_MEAN = replace(_TUNED, model="mean")
+_MEAN = replace(TUNED, model="mean")
 
 _UCF101 = (
     Row("LSTM-256, plain", "lstm", "plain", replace(_LSTM, method="plain")),
@@ -118,13 +95,13 @@ _UCF101 = (
         replace(_MEAN, method="lasso", lasso_input=0.01, target_params=4400),
         "mean over time + linear",
     ),
-    Row("projection 16 + LSTM-8, plain", "projected", "plain", replace(_PROJECTED, method="plain")),
+    Row("projection 16 + LSTM-8, plain", "projected", "plain", replace(PROJECTED[0], method="plain")),
     *(
         Row(
             f"projection + LSTM, VIB to {budget:,}",
             f"projected-vib-{budget}",
             "compact",
-            replace(_PROJECTED, target_params=budget),
+            replace(PROJECTED[0], target_params=budget),
             "projection 16 + LSTM-8, plain",
         )
         for budget in (4400, 2000, 1000)
@@ -133,28 +110,28 @@ _UCF101 = (
         "projection + LSTM, VIB with group lasso to 4,400",
         "projected-joint",
         "compact",
-        replace(_PROJECTED, lasso_input=1e-4, target_params=4400),
+        replace(PROJECTED[0], lasso_input=1e-4, target_params=4400),
         "projection 16 + LSTM-8, plain",
     ),
     Row(
         "projection + LSTM, group lasso to 4,400",
         "projected-lasso",
         "compact",
-        replace(_PROJECTED, method="lasso", lasso_input=0.01, target_params=4400),
+        replace(PROJECTED[0], method="lasso", lasso_input=0.01, target_params=4400),
         "projection 16 + LSTM-8, plain",
     ),
     Row(
         "projection + LSTM, magnitude to 4,400",
         "projected-magnitude",
         "compact",
-        replace(_PROJECTED, method="magnitude", target_params=4400),
+        replace(PROJECTED[0], method="magnitude", target_params=4400),
         "projection 16 + LSTM-8, plain",
     ),
     Row(
         "the shape of VIB's 4,400 from scratch, inputs by F score",
         "projected-scratch",
         "plain",
-        _from_scratch(_PROJECTED),
+        scratch(PROJECTED[0]),
         sizes_of="projection + LSTM, VIB to 4,400",
     ),
 )
@@ -185,7 +162,7 @@ _UTD_ROWS = (
         "the shape of VIB's 10,000 from scratch, inputs by F score",
         "scratch-10000",
         "plain",
-        _from_scratch(_UTD),
+        scratch(_UTD),
         sizes_of="VIB to 10,000",
     ),
     Row("mean over time + linear", "mean", "plain", replace(_UTD_MEAN, method="plain")),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from harvib.commands.many import of_many_runs, tell_failed
 from harvib.compare import CHANGEABLE, Contest, budgets_of, methods_of, run_compare
 from harvib.options import options_of
 from harvib.report.compare_page import compare_notes, compare_table, write_compare_page
@@ -16,7 +16,6 @@ from harvib.report.table import align
 from harvib.rivals import METHODS
 from harvib.settings import TrainSettings
 from harvib.sweep import Sweep
-from harvib.workers import PACKAGES
 
 
 def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -28,41 +27,23 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 @click.command()
+@of_many_runs
 @click.option(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="Print the methods and end."
 )
-@click.option(
-    "--features", required=True, type=click.Path(path_type=Path), help="Cache made by harfeat: file or folder."
-)
-@click.option("--split", required=True, help="Name of a split in the cache; `harfeat info` lists them.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the comparison.")
 @click.option("--methods", default="all", show_default=True, metavar="NAME,NAME,...", help="Methods of --list.")
 @click.option("--budgets", required=True, metavar="N,N,...", help="Parameters to end with, such as 1e3,1e4,1e5.")
 @click.option("--seeds", default=3, show_default=True, help="How many seeds, from 0 on.")
 @click.option(
     "--trials", default=1, show_default=True, help="Settings tried of each method; validation accuracy chooses."
 )
-@click.option("--jobs", default=0, show_default=True, help="Runs at once, a thread each; 0: one a core.")
-@click.option("--backend", default="loky", show_default=True, type=click.Choice(list(PACKAGES)), help="Who runs.")
-@click.option("--scheduler", default="", help="Address of a running Dask or Ray cluster.")
-@click.option("--bench", is_flag=True, help="Measure the latency of all models at the end, in turns in one run.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--allow-missing", is_flag=True, help="Train although the cache lacks clips of its data set.")
 @options_of(TrainSettings)
 def compare(
-    features: Path,
-    split: str,
-    out: Path,
+    many: Sweep,
     methods: str,
     budgets: str,
     seeds: int,
     trials: int,
-    jobs: int,
-    backend: str,
-    scheduler: str,
-    bench: bool,
-    device: str,
-    allow_missing: bool,
     **fields: Any,
 ) -> None:
     """Train methods to budgets of parameters, and set them side by side.
@@ -74,16 +55,12 @@ def compare(
     given = click.get_current_context().get_parameter_source
     changes = {name: value for name, value in fields.items() if given(name) is not ParameterSource.DEFAULT}
     contest = Contest(methods_of(methods), budgets_of(budgets), seeds, trials, changes)
-    result = run_compare(
-        Sweep(features, split, out, device, allow_missing, jobs, backend, scheduler, bench), contest
-    )
-    page = write_compare_page(out, result)
+    result = run_compare(many, contest)
+    page = write_compare_page(many.out, result)
     click.echo(compare_table(result))
     for note in compare_notes(result):
         click.echo(note)
-    for row in result["runs"]:
-        if row["error"] is not None:
-            click.echo(f"failed: {row['run']}: {row['error']}", err=True)
+    tell_failed(result)
     click.echo(f"page: {page}")
     if result["failed"]:
         sys.exit(1)

@@ -89,6 +89,8 @@ def scratch(settings: TrainSettings) -> TrainSettings:
     return replace(
         settings,
         method="plain",
+        target_params=0,
+        target_ratio=0.0,
         plain_epochs=settings.finetune_epochs,
         lr=settings.finetune_lr,
         dropout=settings.finetune_dropout,
