@@ -213,7 +213,8 @@ class TrainSettings:
         if self.structure is None:
             given = {"--ranks": self.ranks, "--input-modes": self.input_modes, "--unit-modes": self.unit_modes}
             named = [option for option, text in given.items() if text]
-            named += ["--factors"] if self.factors > 1 else []
+            numbers = ("rank", "blocks", "factors")
+            named += [f"--{name}" for name in numbers if getattr(self, name) != getattr(TrainSettings, name)]
             named += ["--factorize-hidden"] if self.factorize_hidden else []
             if named:
                 raise InputError(f"{named[0]}: no matrix is structured; say --factorize")

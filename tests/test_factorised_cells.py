@@ -31,7 +31,8 @@ INPUTS = 12
 
 def spec_of(inputs: int = INPUTS, classes: int = 4, **changes: Any) -> ModelSpec:
     card = ModelCard(tuple(map(str, range(classes))), "")
-    return plain_spec(TrainSettings(**{"hidden": 8, "rank": 2, **changes}), inputs, card)
+    rank = {"rank": 2} if changes.get("factorize") in NETWORKS else {}
+    return plain_spec(TrainSettings(**{"hidden": 8, **rank, **changes}), inputs, card)
 
 
 @pytest.mark.parametrize(

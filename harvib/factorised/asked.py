@@ -39,6 +39,10 @@ class Asked:
         ):
             if numbers(option, text, mark) and self.kind not in NETWORKS:
                 raise InputError(f"{option}: a {self.kind} matrix has neither modes nor ranks; leave it out")
+        if self.rank != type(self).rank and self.kind not in NETWORKS:
+            raise InputError(f"--rank {self.rank}: a {self.kind} matrix has no ranks; leave it out")
+        if self.blocks != type(self).blocks and self.kind != "bt":
+            raise InputError(f"--blocks {self.blocks}: only block terms have blocks, not {self.kind}")
         if self.factors > 1 and self.kind not in CIRCULANTS:
             raise InputError(f"--factors {self.factors}: only circulant matrices are multiplied, not {self.kind}")
 
