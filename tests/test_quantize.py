@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -298,6 +299,29 @@ def test_a_later_call_adds_a_scheme_and_another_model_forgets_the_old(folder: Pa
     assert set(told["schemes"]) == {"int8-static"}
     # A plain model is compacted first: its standardisation becomes part of its weights.
     assert told["float"]["accuracy"] == json.loads((other / "report.json").read_text())["plain"]["accuracy"]
+
+
+def test_without_a_scheme_a_structured_model_gets_those_it_can_have(tmp_path: Path) -> None:
+    run = small_run(tmp_path, name="tt", factorize="tt", rank=2, standardize=False)
+    result = command(run)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:4]] == [
+        "float",
+        "int8-weights",
+        "int4-weights",
+    ]
+    assert_refused(command(run, "--to", "int8-static"), "say --to int8-weights --to int4-weights")
+
+
+def test_a_full_disk_is_told_with_the_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("harvib.quantize.run.write_json", full)
+    refused = command(folder / "run", "--to", "int8-weights", "--out", tmp_path)
+    assert_refused(refused, f"--out {tmp_path}: cannot be written: No space left on device")
 
 
 def test_bad_input_is_told_in_one_line_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,11 @@ from harvib.quantize.settings import NAMES, QuantizeSettings
     help="The cache it was trained on, or CACHE::STREAM: to calibrate on train, to measure on the rest.",
 )
 @click.option(
-    "--to", "schemes", multiple=True, type=click.Choice(NAMES), help="How; repeat it for several. Default: all."
+    "--to",
+    "schemes",
+    multiple=True,
+    type=click.Choice(NAMES),
+    help="How; repeat it for several. Default: all that the model can have.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: the run folder]")
 @options_of(QuantizeSettings)
@@ -40,5 +44,5 @@ def quantize(
     needs_onnx()
     from harvib.quantize.run import quantize_run, quantize_table  # noqa: PLC0415 - an extra
 
-    result = quantize_run(model, features, schemes or NAMES, out, QuantizeSettings(**fields))
+    result = quantize_run(model, features, schemes or None, out, QuantizeSettings(**fields))
     click.echo(json.dumps(result, indent=2) if as_json else quantize_table(result))

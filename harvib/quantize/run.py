@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,14 @@ _CPU = torch.device("cpu")
 def quantize_run(
     run: Path,
     features: Path | Source,
-    schemes: Sequence[str] = tuple(SCHEMES),
+    schemes: Sequence[str] | None = None,
     out: Path | None = None,
     settings: QuantizeSettings | None = None,
 ) -> dict[str, Any]:
-    """Write the final model of a finished run by each of `schemes` (names of SCHEMES) to `out`, else into the run.
+    """Write the final model of a finished run by each of `schemes` to `out`, else into the run.
 
+    `schemes` are names of SCHEMES; None: all that the model can have, for a structured matrix has no product of
+    whole numbers.
     Returns what quantize.json beside the files then holds: under `float` and, by name, `schemes`: accuracy and
     loss on validation and test (those of the run), bytes of the file and of all numbers in it, parameters, median
     latency in ms a clip, and for a scheme `latency_ratio` (its median over that of the float model) and
@@ -54,10 +57,12 @@ def quantize_run(
     is the same. Raises InputError.
     """
     settings = settings or QuantizeSettings()
-    _require_known(schemes)
+    if schemes is not None:
+        _require_known(schemes)
     folder = _finished(run)
     model, card = load_model(folder.model)
     small = compact_form(model)
+    chosen = _possible(model) if schemes is None else schemes
     where = out or run
     if where.exists() and not where.is_dir():
         raise InputError(f"--out {where}: is a file; name a folder")
@@ -74,17 +79,15 @@ def quantize_run(
         raise InputError(f"{source}: its clips are not those that {run} was trained and selected on")
 
     seen = observed(small, parts.train)
-    blobs = {name: _bytes(to_onnx(small, card, SCHEMES[name], seen)) for name in schemes}
+    blobs = {name: _bytes(to_onnx(small, card, SCHEMES[name], seen)) for name in chosen}
     with threads(settings.threads):
         before = _evaluations(model, parts)
         classifiers: dict[str, OnnxClassifier] = {}
         figures: dict[str, Any] = {}
         for name, blob in blobs.items():
             path = where / f"{name}{SUFFIX}"
-            try:
+            with _told(where):
                 write_bytes(path, blob)
-            except OSError as error:
-                raise InputError(f"--out {where}: cannot be written: {error.strerror or error}") from error
             classifiers[name], _ = load_onnx(path)
             after = _evaluations(classifiers[name], parts)
             figures[name] = _figures(after) | {
@@ -120,7 +123,8 @@ def quantize_run(
         "machine": machine(),
         "versions": versions() | {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
     }
-    write_json(where / FILE, result)
+    with _told(where):
+        write_json(where / FILE, result)
     return result
 
 
@@ -159,6 +163,19 @@ def _require_known(schemes: Sequence[str]) -> None:
     if unknown or not schemes:
         given = unknown[0] if unknown else "nothing"
         raise InputError(f"--to {given}: choose from {', '.join(SCHEMES)}")
+
+
+def _possible(model: SequenceClassifier) -> list[str]:
+    return [name for name, scheme in SCHEMES.items() if model.spec.factor is None or not scheme.ROUNDS_INPUTS]
+
+
+@contextmanager
+def _told(where: Path) -> Iterator[None]:
+    """A folder that cannot be written, full or read-only, as a user's error."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--out {where}: cannot be written: {error.strerror or error}") from error
 
 
 def _finished(run: Path) -> RunFolder:
