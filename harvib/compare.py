@@ -10,6 +10,7 @@ DIR/latency.json   what was measured at the end, all models in turns
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -321,17 +322,19 @@ def _validation(line: Mapping[str, Any]) -> float:
 
 
 def _latency(out: Path, runs: Sequence[str], ground: Ground) -> dict[str, Any]:
-    """Latencies of the runs' models and of the reference, in turns; taken over where measured together."""
+    """Latencies of these models and of the reference, in turns; taken over where measured together."""
     path = out / "latency.json"
     settings = BenchSettings(steps=ground.steps)
+    # A run may have been deleted and trained anew, with other settings.
+    files = {run: hashlib.sha256(RunFolder(out / "runs" / run).model.read_bytes()).hexdigest() for run in runs}
     if path.is_file():
         found = read_json(path)
-        if found.get("settings") == dataclasses.asdict(settings) and set(found["models"]) == {REFERENCE, *runs}:
+        if found.get("settings") == dataclasses.asdict(settings) and found.get("files") == files:
             return found
     plain = plain_spec(TrainSettings(method="plain"), ground.features, ground.card)
     models: dict[str, SequenceClassifier | FusedClassifier] = {REFERENCE: SequenceClassifier(plain).eval()}
     models |= {run: load_model(RunFolder(out / "runs" / run).model)[0] for run in runs}
     told = measure(models, REFERENCE, settings)
-    result = {"reference": REFERENCE, "models": {name: told.pop(name) for name in models}, **told}
+    result = {"reference": REFERENCE, "models": {name: told.pop(name) for name in models}, "files": files, **told}
     write_json(path, result)
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,18 @@ def test_latency_is_measured_once_for_all_models_beside_the_plain_lstm(done: tup
     assert latency["settings"]["steps"] == found["steps"] == 4
     for row in found["runs"]:
         assert row["ms"] == (latency["models"][row["run"]]["median_ms"] if row["run"] in timed else None)
+
+
+def test_the_latency_of_a_run_that_was_trained_anew_is_measured_anew(cache: Path, tmp_path: Path) -> None:
+    words = [*WORDS, "--methods", "lstm-small", "--budgets", "40", "--seeds", "1", "--bench"]
+    assert invoke(cache, tmp_path, *words).exit_code == 0
+    before = json.loads((tmp_path / "latency.json").read_text())
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "plain")
+    assert invoke(cache, tmp_path, *words, "--lr", "0.5").exit_code == 0
+    after = json.loads((tmp_path / "latency.json").read_text())
+    assert after["models"].keys() == before["models"].keys()
+    assert after["models"] != before["models"]
 
 
 def test_the_same_command_runs_nothing_twice_and_a_larger_one_only_what_is_new(
