@@ -63,7 +63,11 @@ POOLED = {
     "mean-lasso": Rival("mean + linear, inputs pruned by group lasso", False, _lasso),
     "linear-vib": Rival("mean + linear through a bottleneck, pruned by VIB", True, _linear_vib),
     "linear-lasso": Rival("mean + linear through a bottleneck, pruned by group lasso", False, _linear_lasso),
-    "linear-sparse": Rival("the same, every weight on the inputs pruned by VIB", True, _sparse),
-    "linear-sparse-magnitude": Rival("the same, every weight pruned by magnitude", False, _sparse_magnitude),
+    "linear-sparse": Rival(
+        "mean + linear through a bottleneck, every weight on the inputs pruned by VIB", True, _sparse
+    ),
+    "linear-sparse-magnitude": Rival(
+        "mean + linear through a bottleneck, every weight pruned by magnitude", False, _sparse_magnitude
+    ),
     "mean-magnitude": Rival("mean + linear, inputs pruned by magnitude", False, _magnitude),
 }

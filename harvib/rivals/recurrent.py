@@ -70,6 +70,8 @@ RECURRENT = {
     "magnitude": Rival("projection + LSTM pruned by magnitude", False, _magnitude),
     "movement": Rival("projection + LSTM pruned by movement", False, _movement),
     "lstm-small": Rival("small LSTM trained at the budget, inputs by F score", False, _small),
-    "lstm-taught": Rival("the same, taught by a large projection + LSTM", False, _taught, teacher=_TEACHER),
+    "lstm-taught": Rival(
+        "small LSTM taught by a large projection + LSTM, inputs by F score", False, _taught, teacher=_TEACHER
+    ),
     "vib-taught": Rival("vib, taught by a large projection + LSTM", True, _vib_taught, teacher=_TEACHER),
 }
