@@ -91,6 +91,9 @@ def _network(title: str, recipe: Recipe, ours: bool = False) -> Rival:
 FACTORISED = {
     "tt-lstm": _network("LSTM, W_ih a tensor train (Yang 2017), at the budget", _direct("tt")),
     "tt-gru": _network("GRU, W_ih a tensor train, at the budget", _direct("tt", "gru")),
+    "bt-gru": _network("GRU, W_ih of block terms, at the budget", _direct("bt", "gru")),
+    "tr-gru": _network("GRU, W_ih a tensor ring, at the budget", _direct("tr", "gru")),
+    "ht-gru": _network("GRU, W_ih hierarchical Tucker, at the budget", _direct("ht", "gru")),
     "bt-lstm": _network("LSTM, W_ih of block terms (Ye 2018), at the budget", _direct("bt")),
     "tr-lstm": _network("LSTM, W_ih a tensor ring (Pan 2019), at the budget", _direct("tr")),
     "ht-lstm": _network("LSTM, W_ih hierarchical Tucker (Yin 2020), at the budget", _direct("ht")),
@@ -99,6 +102,7 @@ FACTORISED = {
     "circulant-lstm": Rival("LSTM, W_ih circulant, at the budget, inputs by F score", False, _circulant),
     "vib-tt": _network("LSTM, W_ih a tensor train, ranks and units pruned by VIB", _vib("tt"), ours=True),
     "vib-bt": _network("LSTM, W_ih of block terms, ranks and units pruned by VIB", _vib("bt"), ours=True),
+    "vib-ht": _network("LSTM, W_ih hierarchical Tucker, ranks and units pruned by VIB", _vib("ht"), ours=True),
     "vib-tr": _network("LSTM, W_ih a tensor ring, ranks and units pruned by VIB", _vib("tr"), ours=True),
     "vib-sparse": Rival("sparse projection + LSTM, weights, rows and units pruned by VIB", True, _vib_sparse),
     "vib-circulant": Rival("circulant projection + LSTM pruned by VIB", True, _vib_circulant),
