@@ -112,7 +112,14 @@ def contest() -> dict[str, Any]:
             {"method": first, "budget": budget, "trial": None, "reason": LONG}
             for budget in (1000, 10_000, 100_000)
         ],
-        "latency": None,
+        "latency": {
+            "reference": "LSTM-256",
+            "models": {"LSTM-256": {"median_ms": 2.0}},
+            "settings": {"repeats": 50, "batch": 1, "steps": 25, "threads": 1},
+            "features": 4096,
+            "torch": "2",
+            "machine": "a machine",
+        },
     }
 
 
@@ -162,6 +169,49 @@ def test_plots_are_drawn_with_labels_that_can_be_read(
         parseFloat(getComputedStyle(text).fontSize) * text.ownerSVGElement.getScreenCTM().a)""")
     assert len(sizes) > 10
     assert min(sizes) >= SMALLEST
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_a_plot_of_all_methods_names_each_and_no_label_is_cut_off_or_on_another(
+    browser: Browser, pages: dict[str, Path], width: int
+) -> None:
+    visit = opened(browser, pages["compare"], width)
+    plots = visit.evaluate("""[...document.querySelectorAll('svg')].map(plot => {
+        const frame = plot.getBoundingClientRect()
+        return [...plot.querySelectorAll('text')].map(text => {
+            const box = text.getBoundingClientRect()
+            return [text.textContent, box.left - frame.left, frame.right - box.right,
+                    box.top - frame.top, frame.bottom - box.bottom]
+        })
+    })""")
+    assert len(plots) == 4
+    for labels in plots:
+        # The first has no run.
+        assert {name for name, *_ in labels} >= set(list(METHODS)[1:])
+        for name, *free in labels:
+            assert min(free) >= -1, name
+    overlapping = visit.evaluate("""[...document.querySelectorAll('svg')].flatMap(plot => {
+        const boxes = [...plot.querySelectorAll('text')]
+            .map(text => [text.textContent, text.getBoundingClientRect()])
+        return boxes.flatMap(([name, a], number) => boxes.slice(number + 1)
+            .filter(([_, b]) => a.left < b.right && b.left < a.right)
+            .filter(([_, b]) => a.top + 3 < b.bottom && b.top + 3 < a.bottom)
+            .map(([other, _]) => [name, other]))
+    })""")
+    assert overlapping == []
+
+
+def test_the_table_of_a_comparison_is_seen_whole_on_a_desk_and_scrolls_on_a_phone(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    last = """[...document.querySelectorAll('.frontier')[0].querySelectorAll('thead th')]
+        .map(cell => [cell.textContent, cell.getBoundingClientRect().right])"""
+    desk = opened(browser, pages["compare"], DESK).evaluate(last)
+    assert {"MACs/clip", "ms/clip", "training s", "best"} <= {name for name, _ in desk}
+    assert max(right for _, right in desk) <= DESK
+    box = "[...document.querySelectorAll('.wide')].map(box => [box.scrollWidth, box.clientWidth])[0]"
+    scroll, client = opened(browser, pages["compare"], PHONE).evaluate(box)
+    assert scroll > client > 300
 
 
 def test_pictures_of_kept_pixels_are_decoded(browser: Browser, pages: dict[str, Path]) -> None:

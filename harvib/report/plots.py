@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
 # Colours that stand for CSS variables; no plot uses them as such.
 _VARIABLES = {
@@ -202,10 +202,7 @@ def methods_plot(name: str, methods: Mapping[str, tuple[bool, Dots]], xlabel: st
     two methods of a kind look alike.
     """
     with rc_context(_SETTINGS):
-        columns = 3
-        # The legend takes a line of type a row; the axes keep their size.
-        height = 2.7 + 0.16 * math.ceil(len(methods) / columns)
-        figure, axes = _figure((_WIDE[0], height))
+        figure, axes = _figure(_WIDE)
         for number, (label, (ours, dots)) in enumerate(methods.items()):
             order = np.argsort(dots.x, kind="stable")
             colour = _SERIES[number % len(_SERIES)]
@@ -224,7 +221,13 @@ def methods_plot(name: str, methods: Mapping[str, tuple[bool, Dots]], xlabel: st
                 zorder=3 if ours else 2,
             )
         _cost_axes(axes, xlabel, ylabel)
-        figure.legend(loc="outside lower center", ncols=columns, fontsize=8, handlelength=2.4)
+        for columns in (3, 2, 1):
+            legend = figure.legend(loc="outside lower center", ncols=columns, fontsize=8, handlelength=2.4)
+            if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+                break
+            legend.remove()
+        # The legend takes a line of type a row; the axes keep their size.
+        figure.set_size_inches(_WIDE[0], 2.7 + 0.16 * math.ceil(len(methods) / columns))
         return _svg(
             figure, name, _dots_told({label: dots for label, (_, dots) in methods.items()}, xlabel, ylabel)
         )
@@ -249,15 +252,50 @@ def _figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
 
 def _cost_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
-    low, high = axes.get_xlim()
-    # Over more than a decade and a half the labels between the powers of ten would run into each other.
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=8))
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_xlim())))
+    axes.xaxis.set_minor_locator(LogLocator(subs=range(2, 10)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     # An interval may reach beyond what an accuracy can be.
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -0.02), min(high, 1.02))
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Where labels stand between two positive ends of a logarithmic axis as wide as a plot of ours.
+
+    At 1, 2 and 5 of every decade; fewer where they would run into each other, and at even steps where not even
+    two of them lie between the ends.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for leading in ((1, 2, 5), (1, 3), (1,)):
+        # Divided, not multiplied, below 1: 5 * 10**-1 and not 0.30000000000000004.
+        all_ticks = (
+            digit * 10.0**power if power >= 0 else digit / 10.0**-power for power in decades for digit in leading
+        )
+        ticks = [tick for tick in all_ticks if low <= tick <= high]
+        if leading == (1, 2, 5) and len(ticks) < 2:
+            even = (float(f"{tick:.9g}") for tick in MaxNLocator(4).tick_values(low, high))
+            return [tick for tick in even if low <= tick <= high]
+        if _fit(ticks, low, high):
+            return ticks
+    every = 2
+    while not _fit(ticks[::every], low, high):
+        every += 1
+    return ticks[::every]
+
+
+def _fit(ticks: Sequence[float], low: float, high: float) -> bool:
+    """Whether the labels of ticks stand clear of each other."""
+    # In points: the axes are some four fifths of the plot, a digit is at most as wide as 0.64 of its height.
+    scale = 0.8 * 72 * _WIDE[0] / math.log(high / low)
+    halves = [0.32 * _SETTINGS["font.size"] * (len(f"{tick:,g}") + 1) for tick in ticks]
+    places = [scale * math.log(tick) for tick in ticks]
+    return all(
+        right - left >= sum(widths)
+        for (left, right), widths in zip(pairwise(places), pairwise(halves), strict=True)
+    )
 
 
 def _dots_told(series: Mapping[str, Dots], xlabel: str, ylabel: str) -> str:
