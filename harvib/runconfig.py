@@ -114,19 +114,26 @@ def config_of(
     """Everything needed to repeat a run, and to tell it from another."""
     return {
         "settings": dataclasses.asdict(settings),
-        "split": split,
         "init": init.origin if isinstance(init, Given) else str(init.resolve()) if init else None,
         "teacher": str(teacher.resolve()) if teacher else None,
-        "classes": list(cache.classes),
-        "features": cache.path.name,
-        "stream": stream,
-        "dataset": _dataset(cache),
-        "recipe": cache.recipe,
-        "fingerprint": cache.fingerprint,
+        **features_config(cache, stream, split),
         "split_hash": parts.split_hash,
         "parts_hash": parts.parts_hash,
         "views": len(view_streams(cache, stream)) if settings.views else 0,
         "versions": versions(),
+    }
+
+
+def features_config(cache: Cache, stream: str, split: str) -> dict[str, Any]:
+    """What of a run's config is the same for all runs on a stream and split of a cache."""
+    return {
+        "features": cache.path.name,
+        "fingerprint": cache.fingerprint,
+        "stream": stream,
+        "split": split,
+        "classes": list(cache.classes),
+        "dataset": _dataset(cache),
+        "recipe": cache.recipe,
     }
 
 

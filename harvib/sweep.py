@@ -27,9 +27,10 @@ from harvib.devices import device_of
 from harvib.errors import InputError
 from harvib.frontier import CONFIDENCE, FIGURES, figures_of, settings_of
 from harvib.points import Point
+from harvib.runconfig import features_config
 from harvib.rundir import RunFolder, write_json
 from harvib.source import opened, require_complete, source_of
-from harvib.weights import replace_synced
+from harvib.weights import load_model, replace_synced
 from harvib.workers import check, results
 
 SELECTION = (
@@ -137,15 +138,17 @@ def _before(points: Sequence[Point]) -> list[Point]:
 
 def _check(sweep: Sweep, points: Sequence[Point]) -> None:
     check(sweep.jobs, sweep.backend, sweep.scheduler)
-    with opened(source_of(sweep.features)) as (cache, _):
+    with opened(source_of(sweep.features)) as (cache, stream):
         cache.split(sweep.split)
         require_complete(cache, sweep.allow_missing)
+        common = features_config(cache, stream, sweep.split)
     device_of(sweep.device)
     for folder, point in [("plain", plain) for plain in _before(points)] + [("runs", point) for point in points]:
         run = RunFolder(sweep.out / folder / point.name)
         if not (run.path / "config.json").is_file():
             continue
-        theirs = run.config().get("settings")
+        config = run.config()
+        theirs = config.get("settings")
         ours = dataclasses.asdict(point.settings)
         if theirs != ours:
             found = theirs if isinstance(theirs, dict) else {}
@@ -154,6 +157,11 @@ def _check(sweep: Sweep, points: Sequence[Point]) -> None:
                 f"{run.path} holds a run with {key} = {found.get(key)!r}, not {ours.get(key)!r}; "
                 "choose another --out"
             )
+        for key, value in common.items():
+            if config.get(key) != value:
+                raise InputError(
+                    f"{run.path} holds a run with {key} = {config.get(key)!r}, not {value!r}; choose another --out"
+                )
 
 
 def _all(sweep: Sweep, jobs: Sequence[_Job]) -> dict[str, str]:
@@ -188,9 +196,20 @@ def _run(job: _Job) -> tuple[str, str | None]:
                 sweep.allow_missing,
                 teacher=job.teacher,
             )
+            _require_readable(sweep.out / job.folder / job.name, job.folder == "plain")
         except (InputError, CacheError) as error:
             return job.name, str(error)
     return job.name, None
+
+
+def _require_readable(folder: Path, shared: bool) -> None:
+    """Raise InputError where what others read of a finished run is damaged; of a `shared` one also as --init."""
+    run = RunFolder(folder)
+    for path in (run.plain, run.model) if shared else (run.model,):
+        try:
+            load_model(path)
+        except InputError as error:
+            raise InputError(f"{error}; delete the folder {folder}: the same command trains it anew") from error
 
 
 def _figures(sweep: Sweep, points: Sequence[Point], errors: Mapping[str, str]) -> dict[str, Any]:

@@ -278,6 +278,56 @@ def test_other_settings_are_refused_in_the_same_folder(done: tuple[Path, Result]
     assert_refused(result, "vib_epochs = 4, not 7")
 
 
+def test_another_cache_is_refused_in_the_same_folder(
+    done: tuple[Path, Result], cache: Path, tmp_path: Path
+) -> None:
+    before = {path: path.read_bytes() for path in done[0].glob("compare.*")}
+    renamed = made_up_cache(tmp_path / "other.h5", classes=ODD_CLASSES, dim=DIM)
+    assert_refused(invoke(renamed, done[0], *WORDS), "holds a run with features = 'c.h5', not 'other.h5'")
+    changed = made_up_cache(tmp_path / cache.name, classes=ODD_CLASSES, dim=DIM, recipe="other")
+    result = invoke(changed, done[0], *WORDS, "--methods", "mean-magnitude", "--budgets", "40")
+    assert_refused(result, "holds a run with fingerprint = ")
+    assert "choose another --out" in result.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("file", ["plain.safetensors", "model.safetensors"])
+def test_a_damaged_plain_model_fails_those_that_start_from_it_alone(
+    cache: Path, tmp_path: Path, file: str
+) -> None:
+    words = [*WORDS, "--methods", "vib,lstm-small", "--budgets", "300", "--seeds", "1"]
+    assert invoke(cache, tmp_path, *words).exit_code == 0
+    run = next((tmp_path / "runs").glob("method=vib,*"))
+    plain = Path(RunFolder(run).config()["init"])
+    whole = (plain / file).read_bytes()
+    (plain / file).write_bytes(whole[:-1])
+    before = told(tmp_path)
+    result = invoke(cache, tmp_path, *words)
+    assert result.exit_code == 1, result.output
+    failed = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 1
+    assert run.name in failed[0]
+    assert f"its plain model: {plain / file}: not a readable safetensors file" in failed[0]
+    assert f"delete the folder {plain}:" in failed[0]
+    found = {line["swept"]["method"]: line["finished"] for line in told(tmp_path)["lines"]}
+    assert found == {"vib": 0, "lstm-small": 1}
+    shutil.rmtree(plain)
+    assert invoke(cache, tmp_path, *words).exit_code == 0
+    assert (plain / file).read_bytes() == whole
+    assert [line["test"] for line in told(tmp_path)["lines"]] == [line["test"] for line in before["lines"]]
+
+
+def test_a_damaged_model_of_a_run_is_its_own_failure(cache: Path, tmp_path: Path) -> None:
+    words = [*WORDS, "--methods", "mean,lstm-small", "--budgets", "300", "--seeds", "1"]
+    assert invoke(cache, tmp_path, *words).exit_code == 0
+    run = next((tmp_path / "runs").glob("method=mean,*"))
+    (run / "model.safetensors").write_bytes(b"")
+    result = invoke(cache, tmp_path, *words)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.count("failed: ") == 1
+    assert f"delete the folder {run}:" in result.stderr
+
+
 def test_a_method_that_fails_is_told_and_ends_nothing(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
