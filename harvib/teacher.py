@@ -36,6 +36,11 @@ def targets_of(
         raise InputError(f"{option}: --distill 0 leaves its soft targets out; give it a weight")
     if settings.method == "plain" and config["init"] is not None:
         raise InputError(f"{option}: --method plain with --init trains nothing; leave one out")
+    if settings.method == "magnitude" and settings.finetune_epochs == 0:
+        raise InputError(
+            f"{option}: --method magnitude with --finetune-epochs 0 trains nothing after the plain model; "
+            "leave one out"
+        )
     for stream in other.streams.values():
         raise InputError(f"{option}: a fused run; name one of its streams, such as {stream.path}")
     if "interrupted" in other.report():

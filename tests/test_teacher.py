@@ -85,6 +85,22 @@ def test_every_stage_after_the_plain_one_learns_from_the_teacher(
     assert "--teacher" in page([tmp_path / "run"])
 
 
+@pytest.mark.parametrize(
+    ("stage", "fields"),
+    [
+        ("vib", {}),
+        ("movement", {"method": "movement", "target_ratio": 2.0, "movement_epochs": 2}),
+        ("lasso", {"method": "lasso", "lasso": 1e-3, "lasso_epochs": 2}),
+    ],
+)
+def test_without_finetuning_the_stage_that_prunes_learns_from_the_teacher(
+    cache: Path, teacher: Path, tmp_path: Path, stage: str, fields: dict[str, Any]
+) -> None:
+    train(cache, tmp_path / "run", teacher, finetune_epochs=0, **fields)
+    stages_taught = {row["stage"] for row in epochs_of(tmp_path / "run") if row["distill"]}
+    assert stages_taught == {stage}
+
+
 def test_a_plain_run_is_distilled_as_a_whole(cache: Path, teacher: Path, tmp_path: Path) -> None:
     taught = train(cache, tmp_path / "taught", teacher, method="plain")
     alone = train(cache, tmp_path / "alone", method="plain")
@@ -141,6 +157,10 @@ def test_a_teacher_may_read_another_stream(tmp_path: Path, monkeypatch: pytest.M
         ({"seed": 1}, "its parts_hash differs"),
         ({"validation": 0.5}, "its parts_hash differs"),
         ({"distill": 0.0}, "--distill 0 leaves its soft targets out"),
+        (
+            {"method": "magnitude", "target_ratio": 2.0, "finetune_epochs": 0},
+            "--method magnitude with --finetune-epochs 0 trains nothing after the plain model",
+        ),
     ],
 )
 def test_a_teacher_that_cannot_be_is_refused_before_anything_is_written(
