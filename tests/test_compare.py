@@ -22,9 +22,11 @@ from harvib.cli import main
 from harvib.compare import COMPARED, Contest, run_compare
 from harvib.compare import _chosen as chosen
 from harvib.errors import InputError
+from harvib.factorised import NETWORKS, outline
 from harvib.frontier import settings_of
 from harvib.report.compare_page import compare_cells, compare_page
 from harvib.rivals import METHODS, TRIALS, NoModelError, Rival, Task
+from harvib.runconfig import plain_spec
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 from harvib.sweep import Sweep
@@ -69,6 +71,11 @@ def told(out: Path) -> dict[str, Any]:
 # Recipes
 
 
+def _is_network(method: str) -> bool:
+    task = Task(10_000, 4096, ModelCard(tuple("abcdefghijklmn"), ""))
+    return METHODS[method].recipe(task).factorize in NETWORKS
+
+
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=15, deadline=None)
 @given(
@@ -97,6 +104,31 @@ def test_every_method_has_its_trials_on_the_features_of_a_usual_backbone(method:
     card = ModelCard(tuple("abcdefghijklmn"), "")
     found = [METHODS[method].recipe(Task(10_000, 4096, card, trial)) for trial in range(TRIALS)]
     assert len(set(found)) == TRIALS
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if _is_network(name)])
+@pytest.mark.parametrize(("budget", "features"), [(400, 64), (3000, 64), (100_000, 64), (100_000, 512)])
+@pytest.mark.parametrize("trial", range(TRIALS))
+def test_no_network_has_as_many_weights_as_its_matrix_and_none_with_less_rank_than_it_could(
+    method: str, budget: int, features: int, trial: int
+) -> None:
+    task = Task(budget, features, ModelCard(tuple("abcdefghijklmn"), ""), trial)
+    try:
+        chosen = METHODS[method].recipe(task)
+    except NoModelError:
+        return
+
+    def networks(settings: TrainSettings) -> list[tuple[int, int]]:
+        spec = plain_spec(settings, features, task.card)
+        found = [outline(factor) for factor in (spec.factor, spec.hidden_factor) if factor]
+        return [(sum(w.numel() for w in net.parameters()), net.rows * net.columns) for net in found]
+
+    assert networks(chosen)
+    assert all(weights < dense for weights, dense in networks(chosen))
+    more = dataclasses.replace(chosen, rank=chosen.rank + 1)
+    if chosen.method == "plain" and not chosen.select_inputs:
+        fits = task.size(more) <= budget
+        assert not (fits and all(weights < dense for weights, dense in networks(more)))
 
 
 def test_list_names_every_method_and_needs_no_cache() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from harvib.errors import InputError
+from harvib.models import ModelSpec
 from harvib.runconfig import plain_spec
 from harvib.settings import TrainSettings
 from harvib.sizes import plain_size
@@ -41,10 +42,17 @@ class Task:
             raise ValueError(f"a recipe offers {TRIALS} settings, not {len(values)}")
         return values[self.trial]
 
+    def spec(self, settings: TrainSettings) -> ModelSpec:
+        """The plain model of these settings. NoModelError where there is no such model."""
+        try:
+            return plain_spec(settings, self.features, self.card)
+        except InputError as error:
+            raise NoModelError(str(error)) from error
+
     def size(self, settings: TrainSettings) -> int:
         """Parameters of the plain model of these settings. NoModelError where there is no such model."""
         try:
-            return plain_size(plain_spec(settings, self.features, self.card))
+            return plain_size(self.spec(settings))
         except InputError as error:
             raise NoModelError(str(error)) from error
 

@@ -1,11 +1,17 @@
-"""LSTMs whose matrices are tensor networks or circulant: trained at the budget, or pruned to it by VIB."""
+"""LSTMs whose matrices are tensor networks or circulant: trained at the budget, or pruned to it by VIB.
+
+The rank of a network ends where it would have as many weights as the dense matrix: a model that fits a large
+budget only beyond that has the largest rank below, and fewer parameters than the budget allows.
+"""
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import replace
 
-from harvib.rivals.base import TUNED, Recipe, Rival, Task, fitted, largest, pruned, scratch
+from harvib.factorised import outline
+from harvib.rivals.base import TUNED, NoModelError, Recipe, Rival, Task, fitted, largest, pruned, scratch
 from harvib.settings import TrainSettings
 
 
@@ -14,8 +20,24 @@ def _units(task: Task, share: float = 1.0) -> int:
     return int(2 ** math.floor(math.log2(max(2.0, share * 8 * (task.budget / 1000) ** 0.5))))
 
 
+def _saves(task: Task, settings: TrainSettings) -> bool:
+    """Whether every network of these settings has fewer weights than the matrix that it stands for."""
+    spec = task.spec(settings)
+    factors = (factor for factor in (spec.factor, spec.hidden_factor) if factor is not None)
+    return all(outline(factor).parameter_count() < math.prod(factor.size) for factor in factors)
+
+
+def _highest(task: Task, settings: TrainSettings, most: int = 256) -> int:
+    """The highest rank, up to `most`, at which these settings save weights. NoModelError where none does."""
+    ranks = range(1, most + 1)
+    found = bisect.bisect_left(ranks, True, key=lambda rank: not _saves(task, replace(settings, rank=rank)))
+    if not found:
+        raise NoModelError("even a network of rank 1 has as many weights as the dense matrix")
+    return found
+
+
 def _direct(kind: str, model: str = "lstm", hidden: bool = False) -> Recipe:
-    """The largest rank that fits; `hidden`: W_hh in the same format."""
+    """The largest rank that fits and saves weights; `hidden`: W_hh in the same format."""
 
     def recipe(task: Task) -> TrainSettings:
         share, lr = task.pick((1.0, 5e-3), (2.0, 5e-3), (0.5, 5e-3), (1.0, 2e-3))
@@ -23,7 +45,7 @@ def _direct(kind: str, model: str = "lstm", hidden: bool = False) -> Recipe:
         base = replace(base, hidden=_units(task, share))
         while base.hidden > 2 and task.size(replace(base, rank=1)) > task.budget:
             base = replace(base, hidden=base.hidden // 2)
-        return largest(task, lambda rank: replace(base, rank=rank), 256)
+        return largest(task, lambda rank: replace(base, rank=rank), _highest(task, base))
 
     return recipe
 
@@ -34,7 +56,10 @@ def _lowrank(task: Task) -> TrainSettings:
     rank = max(1, round(rank * (task.budget / 1000) ** 0.5))
     base = replace(scratch(TUNED), factorize="lowrank", rank=rank, hidden=_units(task), lr=lr)
     if task.size(base) <= task.budget:
-        return largest(task, lambda rank: replace(base, rank=rank), 256)
+        return largest(task, lambda rank: replace(base, rank=rank), _highest(task, base))
+    # The fewer inputs are read, the smaller is the dense matrix.
+    while base.rank > 1 and not _saves(task, fitted(task, base)):
+        base = replace(base, rank=base.rank - 1)
     return fitted(task, base)
 
 
@@ -52,10 +77,8 @@ def _vib(kind: str) -> Recipe:
 
     def recipe(task: Task) -> TrainSettings:
         mask_lr, vib_lr = task.pick((0.03, 1e-3), (0.1, 1e-3), (0.01, 1e-3), (0.03, 3e-3))
-        plain = (
-            replace(TUNED, factorize=kind, hidden=hidden, rank=rank)
-            for hidden, rank in ((32, 8), (64, 16), (128, 32), (256, 64))
-        )
+        wide = ((replace(TUNED, factorize=kind, hidden=hidden), hidden // 4) for hidden in (32, 64, 128, 256))
+        plain = (replace(each, rank=_highest(task, each, rank)) for each, rank in wide)
         return replace(pruned(task, *plain), mask_lr=mask_lr, vib_lr=vib_lr)
 
     return recipe
