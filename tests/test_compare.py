@@ -126,9 +126,21 @@ def test_no_network_has_as_many_weights_as_its_matrix_and_none_with_less_rank_th
     assert networks(chosen)
     assert all(weights < dense for weights, dense in networks(chosen))
     more = dataclasses.replace(chosen, rank=chosen.rank + 1)
+    if chosen.ranks:
+        ranks = ",".join(str(int(rank) + 1) for rank in chosen.ranks.split(","))
+        more = dataclasses.replace(chosen, ranks=ranks)
     if chosen.method == "plain" and not chosen.select_inputs:
         fits = task.size(more) <= budget
         assert not (fits and all(weights < dense for weights, dense in networks(more)))
+
+
+def test_where_the_hidden_network_can_save_no_more_the_other_takes_what_is_left() -> None:
+    card = ModelCard(tuple("abcdefghijklmn"), "")
+    for budget in (10_000, 100_000):
+        task = Task(budget, 4096, card)
+        chosen = METHODS["fdtt-lstm"].recipe(task)
+        assert max(map(int, chosen.ranks.split(","))) > chosen.rank
+        assert task.size(chosen) > 0.9 * budget
 
 
 def test_list_names_every_method_and_needs_no_cache() -> None:

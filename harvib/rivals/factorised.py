@@ -45,7 +45,17 @@ def _direct(kind: str, model: str = "lstm", hidden: bool = False) -> Recipe:
         base = replace(base, hidden=_units(task, share))
         while base.hidden > 2 and task.size(replace(base, rank=1)) > task.budget:
             base = replace(base, hidden=base.hidden // 2)
-        return largest(task, lambda rank: replace(base, rank=rank), _highest(task, base))
+        # W_hh is the smaller matrix: where its rank has to end, that of W_ih goes on alone.
+        both = _highest(task, base)
+
+        def of_rank(rank: int) -> TrainSettings:
+            if rank <= both:
+                return replace(base, rank=rank)
+            factor = task.spec(base).factor
+            assert factor is not None
+            return replace(base, rank=both, ranks=",".join([str(rank)] * len(factor.ranks)))
+
+        return largest(task, of_rank, _highest(task, replace(base, factorize_hidden=False)))
 
     return recipe
 
