@@ -4,8 +4,8 @@
     python scripts/comparison.py utd-mhad --data ../shared/data --weights FILE
 
 It is `harvib compare` with the settings below, on the caches of scripts/protocols.py, and after it
-`harvib quantize` on every chosen model that it can hold. Figures go to results/compare-<name>.json; the page lies
-in the work folder. The same command goes on where it stopped.
+`harvib quantize` on every chosen model that it can hold. Figures go to results/compare-<name>.json, the
+tables to results/compare-<name>.md; the page lies in the work folder. The same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harvib.compare import Contest, run_compare
 from harvib.devices import machine
 from harvib.errors import InputError
 from harvib.quantize import quantize_run
-from harvib.report.compare_page import compare_table, write_compare_page
+from harvib.report.compare_page import compare_notes, compare_table, write_compare_page
 from harvib.sweep import Sweep
 
 SCHEMES = ("int8-weights", "int4-weights")
@@ -92,8 +92,10 @@ def main(name: str, data: Path, work: Path, weights: str, jobs: int, bench: bool
     out = Path("results") / f"compare-{name}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(_rounded(result), indent=1) + "\n")
-    click.echo(_markdown(result))
-    click.echo(f"figures: {out}, page: {page}")
+    table = out.with_suffix(".md")
+    table.write_text(f"{_markdown(result)}\n")
+    click.echo(table.read_text())
+    click.echo(f"figures: {out}, table: {table}, page: {page}")
 
 
 def _quantised(sweep: Sweep, result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -122,7 +124,8 @@ def _quantised(sweep: Sweep, result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _markdown(result: Mapping[str, Any]) -> str:
     """The README's tables: a line a method, best on validation first; quantised where a file can hold it."""
-    parts = []
+    notes = [f"`{result['command']}`; {result['seeds']} seeds, mean ± standard deviation; {result['machine']}."]
+    parts = [*notes, *(f"- {note}" for note in compare_notes(result))]
     for budget in result["budgets"]:
         lines = [line for line in result["lines"] if line["swept"]["budget"] == budget and line["validation"]]
         lines.sort(key=lambda line: -line["validation"]["mean"])
