@@ -25,7 +25,7 @@ from harvib.compare import Contest, run_compare
 from harvib.devices import machine
 from harvib.errors import InputError
 from harvib.quantize import quantize_run
-from harvib.report.compare_page import compare_notes, compare_table, write_compare_page
+from harvib.report.compare_page import INTERVAL, compare_notes, compare_table, write_compare_page
 from harvib.sweep import Sweep
 
 SCHEMES = ("int8-weights", "int4-weights")
@@ -127,7 +127,8 @@ def _quantised(sweep: Sweep, result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _markdown(result: Mapping[str, Any]) -> str:
     """The README's tables: a line a method, best on validation first; quantised where a file can hold it."""
     notes = [f"`{result['command']}`; {result['seeds']} seeds, mean ± standard deviation; {result['machine']}."]
-    parts = [*notes, *(f"- {note}" for note in compare_notes(result))]
+    # Deviations, as in the README's other tables, where the page has intervals.
+    parts = [*notes, *(f"- {note}" for note in compare_notes(result) if note != INTERVAL)]
     for budget in result["budgets"]:
         lines = [line for line in result["lines"] if line["swept"]["budget"] == budget and line["validation"]]
         lines.sort(key=lambda line: -line["validation"]["mean"])

@@ -19,6 +19,8 @@ from harvib.settings import TrainSettings
 
 _COSTS = (("parameters", "parameters in all"), ("ms", "ms per clip"))
 
+INTERVAL = "± is half the 95 % interval of the mean over seeds."
+
 
 def write_compare_page(out: Path, result: Mapping[str, Any]) -> Path:
     """Write the page of a comparison's figures, those of compare.json, whole or not at all."""
@@ -101,8 +103,8 @@ def compare_notes(result: Mapping[str, Any]) -> list[str]:
     notes = [
         result["selection"],
         effort,
-        "In-to-hidden: the weights between inputs and hidden states alone; parameters: all of the model. "
-        "± is half the 95 % interval of the mean over seeds.",
+        "In-to-hidden: the weights between inputs and hidden states alone; parameters: all of the model.",
+        INTERVAL,
         f"{result['macs']} A clip has {result['steps']} steps here, the median of the cache.",
         "Training time is that of all stages, also of the plain model and of a teacher, though methods that need "
         "the same one share it.",
