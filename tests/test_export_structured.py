@@ -160,7 +160,8 @@ def test_the_commands_write_and_measure_such_a_run(run: Path, tmp_path: Path) ->
     assert theirs.pop("loss") == pytest.approx(ours.pop("loss"), abs=1e-5)
     assert theirs == ours
     words = ["quantize", "--model", str(run), "--features", cache, "--out", str(tmp_path), "--repeats", "2"]
-    assert_refused(CliRunner().invoke(main, words), "--to int8-weights --to int4-weights")
+    static = [*words, "--to", "int8-static"]
+    assert_refused(CliRunner().invoke(main, static), "--to int8-weights --to int4-weights")
     chosen = [word for name in WEIGHTS_ONLY for word in ("--to", name)]
     result = CliRunner().invoke(main, [*words, *chosen])
     assert result.exit_code == 0, result.output
