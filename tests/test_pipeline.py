@@ -202,7 +202,7 @@ from harfeat.cli import main
 plain = Backbone.start
 
 def slow(self, pixels):
-    time.sleep(0.4)
+    time.sleep(1.0)
     return plain(self, pixels)
 
 if __name__ == "__main__":
