@@ -202,7 +202,7 @@ from harfeat.cli import main
 plain = Backbone.start
 
 def slow(self, pixels):
-    time.sleep(2.0)
+    time.sleep(4.0)
     return plain(self, pixels)
 
 if __name__ == "__main__":
@@ -248,10 +248,10 @@ def _ended_by(process: subprocess.Popen[str], number: signal.Signals) -> str:
 
     The signal is sent again after some seconds: Python swallows an interrupt that falls into a destructor.
     """
-    for _ in range(4):
+    for _ in range(3):
         process.send_signal(number)
         try:
-            return process.communicate(timeout=6)[1]
+            return process.communicate(timeout=12)[1]
         except subprocess.TimeoutExpired:
             continue
     raise AssertionError(f"{number.name} does not end it")
