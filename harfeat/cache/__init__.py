@@ -1,6 +1,7 @@
 """The feature cache: one HDF5 file or a folder of shards; schema, fingerprint, writer and reader."""
 
 from harfeat.cache.base import ROLES, VIEW, Cache
+from harfeat.cache.labels import label_fields
 from harfeat.cache.reader import open_cache
 from harfeat.cache.schema import (
     DEFAULT_STREAM,
@@ -24,6 +25,7 @@ __all__ = [
     "ClipRow",
     "Failure",
     "StreamLayout",
+    "label_fields",
     "open_cache",
     "single_stream",
     "write_cache",

@@ -14,6 +14,7 @@ import numpy as np
 from typing_extensions import Self
 
 from harfeat.cache.digest import content_of
+from harfeat.cache.labels import is_several, label_sets_of
 from harfeat.cache.schema import (
     DEFAULT_STREAM,
     CacheError,
@@ -22,6 +23,7 @@ from harfeat.cache.schema import (
     ClipRow,
     Failure,
     StreamLayout,
+    quantisation_of,
 )
 from harfeat.splits import TEST, TRAIN, UNUSED, Split
 
@@ -100,8 +102,32 @@ class Cache(ABC):
 
     @property
     def labels(self) -> np.ndarray:
-        """(V,) int64 class index of each clip, -1 where it has several."""
+        """(V,) int64 class index of each clip, -1 where it has several, or none."""
         return np.array([clip.label for clip in self.clips], np.int64)
+
+    @cached_property
+    def has_several(self) -> bool:
+        """Whether some clip has not exactly one label; only `label_sets` tells all of them then."""
+        return is_several(self.clips)
+
+    @cached_property
+    def label_sets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Offsets (V+1,) int64 and index (n,) int32: clip v has the classes index[offsets[v]:offsets[v+1]]."""
+        return label_sets_of(self.clips)
+
+    @property
+    def clips_per_class(self) -> np.ndarray:
+        """(C,) int64 number of clips that have each class; a clip of several labels counts in each."""
+        return np.bincount(self.label_sets[1], minlength=len(self.classes))
+
+    def quantisation(self, stream: str | None = None) -> tuple[float, float]:
+        """(scale, shift): what a stored value stands for is value * scale + shift.
+
+        For bytes as the recipe states it, or else (1/255, 0), of pixels; (1, 0) for floats.
+        """
+        if self.dtype(stream) != np.uint8:
+            return 1.0, 0.0
+        return quantisation_of(self.recipe) or (1 / 255, 0.0)
 
     @property
     def head(self) -> CacheHead:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harfeat.cache.fingerprint import canonical_json, fingerprint
+from harfeat.cache.labels import is_several, label_sets_of
 from harfeat.cache.schema import VERSION, CacheHead, ClipFeatures, Failure, offsets_of
 
 PROVENANCE = "@provenance"
@@ -47,6 +48,10 @@ def digests_of_head(head: CacheHead) -> dict[str, str]:
         "failures/name": _of_json([failure.name for failure in head.failures]),
         "failures/reason": _of_json([failure.reason for failure in head.failures]),
     }
+    if is_several(clips):
+        # Only then: all other caches keep the content that they had before there was this.
+        offsets, index = label_sets_of(clips)
+        digests |= {"labels/offsets": _of_numbers(offsets), "labels/index": _of_numbers(index)}
     for split in head.splits:
         roles = _of_numbers(np.asarray(split.roles, np.int8))
         digests[f"splits/{split.name}"] = _of_json([roles, split.rule, split.seed, split.leaking_groups])

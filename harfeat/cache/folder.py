@@ -130,7 +130,9 @@ class WorkFolder:
         already is left as it is.
         """
         rows = self._shards.rows
-        clips = [replace(rows[clip.name], label=clip.label, group=clip.group) for clip in head.clips]
+        clips = [
+            replace(rows[clip.name], label=clip.label, labels=clip.labels, group=clip.group) for clip in head.clips
+        ]
         head = replace(head, clips=clips, failures=sorted_failures(head.failures))
         names = [clip.name for clip in clips]
         layouts = self._shards.layouts(names)

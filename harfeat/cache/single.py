@@ -7,6 +7,7 @@ once, and in processes forked after opening.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from harfeat.cache.base import ROLES, Cache
 from harfeat.cache.digest import digest_of_clip, digests_of_head, digests_of_stream
 from harfeat.cache.fingerprint import fingerprint
+from harfeat.cache.labels import checked_labels
 from harfeat.cache.schema import (
     FEATURE_TYPES,
     FORMAT,
@@ -25,6 +27,7 @@ from harfeat.cache.schema import (
     ClipFeatures,
     ClipRow,
     Failure,
+    quantisation_of,
 )
 from harfeat.cache.untrusted import UntrustedFile
 from harfeat.splits import Split, leaking_groups
@@ -147,6 +150,10 @@ class FileCache(Cache):
         if not isinstance(recipe, dict):
             raise CacheError(f"{self.path}: attribute provenance holds no recipe")
         self.recipe = recipe
+        try:
+            quantisation_of(recipe)
+        except ValueError as error:
+            raise CacheError(f"{self.path}: the recipe in provenance cannot be: its {error}") from error
         self.fingerprint = file.text_attribute("fingerprint")
         if fingerprint(self.recipe) != self.fingerprint:
             raise CacheError(f"{self.path}: fingerprint does not match the recipe in provenance: file altered")
@@ -169,8 +176,32 @@ class FileCache(Cache):
         for key, numbers, high in (("source_frames", frames, 2**31 - 1), ("damaged", damaged, 1)):
             if count and not (numbers.min() >= -1 and numbers.max() <= high):
                 raise CacheError(f"{self.path}: clips/{key} holds numbers outside of -1 to {high}")
-        columns = (names, labels.tolist(), groups, frames.tolist(), fps.tolist(), hashes, damaged.tolist())
+        several = self._several(names, labels)
+        columns = (
+            names,
+            labels.tolist(),
+            groups,
+            frames.tolist(),
+            fps.tolist(),
+            hashes,
+            damaged.tolist(),
+            several,
+        )
         self.clips = tuple(ClipRow(*row) for row in zip(*columns, strict=True))
+
+    def _several(self, names: Sequence[str], labels: np.ndarray) -> Sequence[tuple[int, ...]]:
+        """`ClipRow.labels` of all clips."""
+        if not (labels < 0).any():
+            if self._file.has("labels"):
+                raise CacheError(f"{self.path}: labels is there though every clip has one label: file altered")
+            return [()] * len(names)
+        with self._file.blaming("labels/index"):
+            shape = self._file.dataset("labels/index").shape
+            if shape is None or len(shape) != 1:
+                raise CacheError(f"{self.path}: labels/index has the shape {shape}, expected one column")
+        offsets = self._offsets("labels/offsets", len(names), shape[0])
+        index = self._file.array("labels/index", "i", shape)
+        return checked_labels(self.path, names, len(self.classes), labels, offsets, index)
 
     def _check_digests(self) -> None:
         """Compare every hash that covers what has been read by now."""
@@ -201,6 +232,14 @@ class FileCache(Cache):
         seed = self._file.int_attribute("seed", key) if self._file.has_attribute("seed", key) else None
         return Split(name, roles, self._file.text_attribute("rule", key, default=""), seed, leaks)
 
+    def _offsets(self, key: str, clips: int, rows: int) -> np.ndarray:
+        """(clips + 1,) where each clip's rows begin; they cover `rows` in order."""
+        offsets = self._file.array(key, "i", (clips + 1,))
+        # No differences: of 64-bit numbers they may wrap around.
+        if offsets[0] != 0 or offsets[-1] != rows or (offsets[1:] < offsets[:-1]).any():
+            raise CacheError(f"{self.path}: {key} do not cover the {rows} rows in order")
+        return offsets
+
     def _checked_stream(self, name: str) -> _Stream:
         key = f"streams/{name}"
         features = self._file.dataset(f"{key}/features")
@@ -209,10 +248,7 @@ class FileCache(Cache):
         if shape is None or len(shape) != 2 or dtype.name not in FEATURE_TYPES or not dtype.isnative:
             raise CacheError(f"{self.path}: {key}/features is {dtype} {shape}, expected floats of shape (N, D)")
         count = len(self.clips)
-        offsets = self._file.array(f"{key}/offsets", "i", (count + 1,))
-        # No differences: of 64-bit numbers they may wrap around.
-        if offsets[0] != 0 or offsets[-1] != shape[0] or (offsets[1:] < offsets[:-1]).any():
-            raise CacheError(f"{self.path}: {key}/offsets do not cover the {shape[0]} rows in order")
+        offsets = self._offsets(f"{key}/offsets", count, shape[0])
         index = self._file.dataset(f"{key}/frame_index")
         with self._file.blaming(f"{key}/frame_index"):
             if index.shape != shape[:1] or index.dtype != np.int32:

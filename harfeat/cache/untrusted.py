@@ -136,6 +136,12 @@ class UntrustedFile:
                 raise CacheError(f"{self.path}: {key} {item.shape} claims more values than the file holds")
         return item
 
+    def has(self, key: str) -> bool:
+        """Whether something stands at `key`."""
+        with self.blaming(key):
+            group = self._group_of(key)
+            return group is not None and key.rpartition("/")[2] in group
+
     def array(self, key: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
         """A dataset of this kind of numbers (`i`, `u`, `f`) and shape, read whole."""
         item = self.dataset(key)

@@ -22,6 +22,7 @@ import numpy as np
 from harfeat.cache.digest import digest_of_clip, digests_of_head, digests_of_stream, sorted_failures
 from harfeat.cache.fingerprint import canonical_json, fingerprint
 from harfeat.cache.interruptions import held_back
+from harfeat.cache.labels import is_several, label_sets_of
 from harfeat.cache.schema import (
     DEFAULT_STREAM,
     FORMAT,
@@ -139,6 +140,8 @@ def _write_head(file: h5py.File, head: CacheHead) -> None:
     file["clips/source_frames"] = np.array([clip.source_frames for clip in head.clips], np.int32)
     file["clips/damaged"] = np.array([clip.damaged for clip in head.clips], np.int8)
     file["clips/fps"] = np.array([clip.fps for clip in head.clips], np.float64)
+    if is_several(head.clips):
+        file["labels/offsets"], file["labels/index"] = label_sets_of(head.clips)
     file.create_group("splits")
     for split in head.splits:
         column = file.create_dataset(f"splits/{split.name}", data=np.asarray(split.roles, np.int8))
