@@ -1,8 +1,8 @@
 """Measures of clips with several labels, as YouTube-8M publishes them: GAP@20, hit at one, PERR, mAP.
 
 Each is an object: `update(scores, targets)` with a batch, `compute()`, `reset()`, and `merge(other)` with what
-another process has seen. Scores (B, C) are numbers of any range, larger is likelier; targets (B, C) are 0 or 1; both
-torch or numpy. Clips in batches, in any order, give what all at once give.
+another process has seen. Scores (B, C) are numbers of any range, larger is likelier; targets (B, C) are 0 or 1;
+both torch or numpy. Clips in batches, in any order, give what all at once give.
 
 The definitions are those of the evaluation in github.com/google/youtube-8m (eval_util.py,
 average_precision_calculator.py and mean_average_precision_calculator.py, as of 2019), whose code is not used.
@@ -233,10 +233,10 @@ def average_precision(scores: np.ndarray, hits: np.ndarray, positives: int, ties
     value over their orders, and over what the draws of `ties` add to the list.
 
     Let n equals, of which P are labels, follow on N0 entries with P0 labels. The i-th of them is a label with
-    probability P / n, and then each of the i - 1 equals before it is one with (P - 1) / (n - 1): expected precision
-    times hit is (P (P0 + 1) / n + (i - 1) P (P - 1) / (n (n - 1))) / (N0 + i). A draw at a border makes P random
-    (hypergeometric), but not n: then E[P] and E[P (P - 1)] stand in these places. P0 is of other scores and each
-    clip has one border, so the two are independent and E[P0] is enough.
+    probability P / n, and then each of the i - 1 equals before it is one with (P - 1) / (n - 1): precision times
+    hit is expected to be (P (P0 + 1) / n + (i - 1) P (P - 1) / (n (n - 1))) / (N0 + i). A draw at a border makes P
+    random (hypergeometric), but not n: then E[P] and E[P (P - 1)] stand in these places. P0 is of other scores and
+    each clip has one border, so the two are independent and E[P0] is enough.
     """
     drawn = _no_ties(scores.dtype) if ties is None else ties
     values, group = np.unique(np.concatenate([scores, drawn.scores]), return_inverse=True)
