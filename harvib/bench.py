@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harvib.classifier import Classifier
 from harvib.devices import machine
 from harvib.errors import InputError
 from harvib.fusion import FusedClassifier, load_fused
-from harvib.models import SequenceClassifier
 from harvib.report.table import align
 from harvib.rundir import RunFolder, read_json, write_json
 from harvib.weights import load_model
@@ -76,7 +76,7 @@ def bench_run(run: Path, settings: BenchSettings) -> dict[str, Any]:
 
 
 def measure(
-    models: Mapping[str, SequenceClassifier | FusedClassifier], widest: str, settings: BenchSettings
+    models: Mapping[str, Classifier | FusedClassifier], widest: str, settings: BenchSettings
 ) -> dict[str, Any]:
     """Measure models against each other: by name `median_ms` and `p95_ms` per clip, and parameters; then how.
 
@@ -93,9 +93,9 @@ def measure(
     return result | {"torch": torch.__version__, "machine": machine()}
 
 
-def _reader(model: SequenceClassifier | FusedClassifier) -> Runner:
+def _reader(model: Classifier | FusedClassifier) -> Runner:
     """The model, on the first of the features where it reads fewer, as behind a backbone that shrank with it."""
-    if not isinstance(model, SequenceClassifier):
+    if not isinstance(model, Classifier):
         return model
     return lambda features, lengths: model(features[..., : model.spec.features], lengths)
 
@@ -179,15 +179,15 @@ def per_clip(seconds: list[float], batch: int) -> dict[str, float]:
     return {"median_ms": float(np.median(milliseconds)), "p95_ms": float(np.percentile(milliseconds, 95))}
 
 
-def _model(folder: RunFolder, state: str) -> SequenceClassifier | FusedClassifier:
+def _model(folder: RunFolder, state: str) -> Classifier | FusedClassifier:
     if folder.streams:
         return load_fused(folder.path, state)[0]
     return load_model({"plain": folder.plain, "compact": folder.model}[state])[0]
 
 
-def _clips(model: SequenceClassifier | FusedClassifier, settings: BenchSettings) -> Iterator[tuple[Any, ...]]:
+def _clips(model: Classifier | FusedClassifier, settings: BenchSettings) -> Iterator[tuple[Any, ...]]:
     """Endless random arguments for a model."""
-    if isinstance(model, SequenceClassifier):
+    if isinstance(model, Classifier):
         yield from random_clips(model.spec.features, settings)
         return
     streams = {name: random_clips(part.spec.features, settings) for name, part in model.models.items()}
@@ -195,9 +195,9 @@ def _clips(model: SequenceClassifier | FusedClassifier, settings: BenchSettings)
         yield ({name: next(clips) for name, clips in streams.items()},)
 
 
-def _dims(model: SequenceClassifier | FusedClassifier) -> list[int]:
+def _dims(model: Classifier | FusedClassifier) -> list[int]:
     """Values in a feature row of each stream."""
-    models = [model] if isinstance(model, SequenceClassifier) else list(model.models.values())
+    models = [model] if isinstance(model, Classifier) else list(model.models.values())
     return [part.spec.features for part in models]
 
 

@@ -15,12 +15,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from harvib.classifier import Classifier, Spec
 from harvib.errors import InputError
-from harvib.models import ModelSpec, SequenceClassifier
+from harvib.families import ranking_of
 from harvib.objectives import gate_kl, input_kl
 from harvib.ranking import Landing, Ranking
 from harvib.settings import TrainSettings
-from harvib.sizes import plain_size, smallest
 
 TOLERANCE = 0.05
 """A landing may stay so far, as a share, below its target."""
@@ -52,9 +52,9 @@ class Controller:
         """The factor."""
         return math.exp(self.log_strength)
 
-    def after_epoch(self, model: SequenceClassifier, done: int, epochs: int) -> None:
+    def after_epoch(self, model: Classifier, done: int, epochs: int) -> None:
         """Move the factor, `done` of `epochs` epochs being over."""
-        border = Ranking(model).border(self.target, self.factors)
+        border = ranking_of(model).border(self.target, self.factors)
         if not math.isnan(self._previous) and done < epochs:
             horizon = min(_HORIZON, epochs - done)
             ahead = border + (border - self._previous) * horizon
@@ -78,7 +78,7 @@ class Controller:
         self.log_strength, self._previous, self._first = (float(value) for value in state)
 
 
-def gentle_start(model: SequenceClassifier, settings: TrainSettings) -> float:
+def gentle_start(model: Classifier, settings: TrainSettings) -> float:
     """The log of the factor at which the penalty of the untrained masks is three nats, whatever the betas' scale.
 
     From too strong a penalty masks do not come back: their means have died with them.
@@ -89,17 +89,17 @@ def gentle_start(model: SequenceClassifier, settings: TrainSettings) -> float:
 
 
 def land(
-    model: SequenceClassifier,
+    model: Classifier,
     target: int,
     factors: bool,
-    score: Callable[[SequenceClassifier], tuple[float, float]],
+    score: Callable[[Classifier], tuple[float, float]],
 ) -> Landing:
     """Change the masks so that the compact model has at most `target` parameters, and 95 % of it where possible.
 
     Of up to a dozen numbers of units, from an eighth to eight times what the masks keep, each with all the inputs
     that then fit, the one with the highest `score` stays. `target` must allow the smallest model.
     """
-    ranking = Ranking(model)
+    ranking = ranking_of(model)
     if not model.spec.masks_inputs:
         # No inputs to fill up with: all there is to choose is where the ranking is cut.
         only = _landing(ranking, target, ranking.border(target, factors), factors)
@@ -134,11 +134,11 @@ def land(
     return best
 
 
-def target_of(settings: TrainSettings, spec: ModelSpec) -> int | None:
+def target_of(settings: TrainSettings, spec: Spec) -> int | None:
     """The number of parameters to end with; None without such a budget. InputError where no model can meet it."""
     if not settings.target_params and not settings.target_ratio:
         return None
-    plain, least = plain_size(spec), smallest(spec, settings.scales_stay, settings.units_stay)
+    plain, least = spec.plain_size(), spec.smallest(settings.scales_stay, settings.units_stay)
     if settings.target_params:
         target, option = settings.target_params, f"--target-params {settings.target_params}"
     else:

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from harvib.classifier import Classifier
 from harvib.errors import InputError
-from harvib.models import SequenceClassifier
 from harvib.weights import write_tensors
 
 _FILE = "state.safetensors"
@@ -57,7 +57,7 @@ class Checkpoint:
         self,
         stage: str,
         progress: Progress,
-        model: SequenceClassifier,
+        model: Classifier,
         optimizer: torch.optim.Optimizer,
         now: bool = False,
     ) -> None:
@@ -76,7 +76,7 @@ class Checkpoint:
         write_tensors(self.path, tensors, {"state": json.dumps(state)})
         self._saved = time.monotonic()
 
-    def restore(self, stage: str, model: SequenceClassifier, optimizer: torch.optim.Optimizer) -> Progress:
+    def restore(self, stage: str, model: Classifier, optimizer: torch.optim.Optimizer) -> Progress:
         """Load the state of this stage; nothing is done where none of it is saved."""
         found = self.position()
         if found is None or found[0] != stage:

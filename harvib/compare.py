@@ -21,11 +21,11 @@ import numpy as np
 
 from harvib.bench import BenchSettings, measure
 from harvib.budget import target_of
+from harvib.classifier import Classifier
 from harvib.errors import InputError
 from harvib.frontier import CONFIDENCE, FIGURES, figures_of, grouped, settings_of
 from harvib.fusion import FusedClassifier
 from harvib.macs import COUNTED, macs_of
-from harvib.models import SequenceClassifier
 from harvib.points import Point, Value, plain_settings
 from harvib.rivals import METHODS, TRIALS, NoModelError, Task
 from harvib.runconfig import plain_spec
@@ -292,7 +292,7 @@ def _plains(
     return list(rows.values())
 
 
-def _figures(figures: Mapping[str, Any], model: SequenceClassifier, steps: int, seconds: float) -> dict[str, Any]:
+def _figures(figures: Mapping[str, Any], model: Classifier, steps: int, seconds: float) -> dict[str, Any]:
     macs = macs_of(model, steps)
     return figures_of(figures, None) | {
         "input_to_hidden": figures["parameters"]["input_to_hidden"],
@@ -332,7 +332,7 @@ def _latency(out: Path, runs: Sequence[str], ground: Ground) -> dict[str, Any]:
         if found.get("settings") == dataclasses.asdict(settings) and found.get("files") == files:
             return found
     plain = plain_spec(TrainSettings(method="plain"), ground.features, ground.card)
-    models: dict[str, SequenceClassifier | FusedClassifier] = {REFERENCE: SequenceClassifier(plain).eval()}
+    models: dict[str, Classifier | FusedClassifier] = {REFERENCE: plain.build().eval()}
     models |= {run: load_model(RunFolder(out / "runs" / run).model)[0] for run in runs}
     told = measure(models, REFERENCE, settings)
     result = {"reference": REFERENCE, "models": {name: told.pop(name) for name in models}, "files": files, **told}

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from harfeat.cache import ROLES, Cache, open_cache
+from harvib.classifier import Classifier
 from harvib.data import load_clips
 from harvib.errors import InputError
 from harvib.fusion import fuse, load_fused
 from harvib.matching import Matched, first_difference, matched
 from harvib.metrics import Evaluation, evaluate
-from harvib.models import SequenceClassifier
 from harvib.onnxfile import SUFFIX, OnnxClassifier, load_onnx
 from harvib.rundir import RunFolder, model_file
 from harvib.seen import SeenCache
@@ -111,7 +111,7 @@ def _of_streams(run: Path, cards: dict[str, ModelCard], sources: Sequence[Source
 
 
 def _evaluation(
-    network: SequenceClassifier | OnnxClassifier,
+    network: Classifier | OnnxClassifier,
     card: ModelCard,
     source: Source,
     split: str | None,

@@ -23,17 +23,16 @@ from torch import Tensor, nn
 
 from harfeat.cache import Cache
 from harvib import methods
+from harvib.classifier import Classifier, Spec
 from harvib.data import load_parts
 from harvib.devices import best_device, machine
 from harvib.errors import InputError
 from harvib.manner import Manner
 from harvib.matching import Matched, matched
 from harvib.metrics import Evaluation, evaluate
-from harvib.models import ModelSpec, SequenceClassifier
 from harvib.runconfig import plain_spec, versions
 from harvib.rundir import RunFolder, write_json
 from harvib.settings import TrainSettings
-from harvib.sizes import plain_size, smallest
 from harvib.source import Source, opened, require_complete, source_of
 from harvib.weights import ModelCard, load_model
 
@@ -82,7 +81,7 @@ def best_weights(streams: Sequence[Evaluation]) -> tuple[float, ...]:
 class FusedClassifier(nn.Module):
     """The models of a finished fused run as one module; see `load_fused`."""
 
-    def __init__(self, models: Mapping[str, SequenceClassifier], weights: Mapping[str, float]) -> None:
+    def __init__(self, models: Mapping[str, Classifier], weights: Mapping[str, float]) -> None:
         super().__init__()
         self.streams = nn.ModuleDict(models)
         self.models = dict(models)
@@ -194,7 +193,7 @@ def train(
     return report
 
 
-def stream_settings(settings: TrainSettings, specs: Sequence[ModelSpec]) -> list[TrainSettings]:
+def stream_settings(settings: TrainSettings, specs: Sequence[Spec]) -> list[TrainSettings]:
     """The settings of each stream, given the plain models; a budget is divided among them.
 
     Each stream may keep its smallest model and, of what the budget leaves beyond these, a share in proportion to
@@ -208,8 +207,8 @@ def stream_settings(settings: TrainSettings, specs: Sequence[ModelSpec]) -> list
         )
     if not settings.target_params and not settings.target_ratio:
         return [settings] * len(specs)
-    least = [smallest(spec, settings.scales_stay, settings.units_stay) for spec in specs]
-    plain = [plain_size(spec) for spec in specs]
+    least = [spec.smallest(settings.scales_stay, settings.units_stay) for spec in specs]
+    plain = [spec.plain_size() for spec in specs]
     if settings.target_params:
         target, option = settings.target_params, f"--target-params {settings.target_params}"
     else:

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harvib.models import SequenceClassifier
+    from harvib.classifier import Classifier
     from harvib.settings import TrainSettings
 
 _NOTE = b"\nharvib: Ctrl-C: ends after this epoch, and writes what there is; again: ends at once\n"
@@ -68,14 +68,12 @@ class Stopped(Exception):  # noqa: N818 - no error: the user wanted it
     not by their norms.
     """
 
-    def __init__(
-        self, stage: str, epoch: int, of: int, model: SequenceClassifier, settings: TrainSettings
-    ) -> None:
+    def __init__(self, stage: str, epoch: int, of: int, model: Classifier, settings: TrainSettings) -> None:
         super().__init__(f"{stage} {epoch}")
         self.stage, self.epoch, self.of, self.model, self.settings = stage, epoch, of, model, settings
-        self.masked: SequenceClassifier | None = None
+        self.masked: Classifier | None = None
         self.found: dict[str, Any] = {}
-        self.rank: Callable[[SequenceClassifier], None] | None = None
+        self.rank: Callable[[Classifier], None] | None = None
 
     @property
     def told(self) -> dict[str, Any]:

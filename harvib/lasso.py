@@ -24,11 +24,13 @@ from torch import Tensor
 
 from harvib.cells import MaskedCell
 from harvib.cells.stack import Layer
+from harvib.classifier import Classifier
 from harvib.errors import InputError
 from harvib.masks import VIBMask
-from harvib.models import SequenceClassifier
-from harvib.ranking import deciding, impose
+from harvib.models import recurrent
+from harvib.ranking import impose
 from harvib.settings import TrainSettings
+from harvib.stack_ranking import deciding
 
 EPSILON = 1e-8
 
@@ -63,11 +65,11 @@ class GroupLasso:
     inputs: float
     threshold: float = 0.0
 
-    def penalty(self, model: SequenceClassifier) -> Tensor:
+    def penalty(self, model: Classifier) -> Tensor:
         """What is to be added to the loss: `value`, or zero where the proximal step is used."""
-        return self.value(model) if self.threshold > 0 else model.head.weight.new_zeros(())
+        return self.value(model) if self.threshold > 0 else model.selection.new_zeros((), dtype=model.dtype)
 
-    def value(self, model: SequenceClassifier) -> Tensor:
+    def value(self, model: Classifier) -> Tensor:
         """Strength times R."""
         norms = squared_norms(model).map(lambda squares: torch.sqrt(squares + EPSILON))
         units = [part.sum() for layer in norms.units for part in layer]
@@ -75,13 +77,14 @@ class GroupLasso:
         return self.units * of_units + self.inputs * norms.inputs.sum()
 
     @torch.no_grad()
-    def after_step(self, model: SequenceClassifier, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, model: Classifier, optimizer: torch.optim.Optimizer) -> None:
         """The proximal step: each group towards zero by its threshold, and to zero where it is below.
 
         The threshold is lambda times Adam's step: its rate over the root of the group's mean second moment. So a
         group rests at zero iff its gradient is below lambda, whatever the scale of the weights. A weight of two
         groups is shrunk for both. Nothing in the threshold form.
         """
+        model = recurrent(model, "group lasso")
         if self.threshold > 0:
             return
         rates = {id(weight): group for group in optimizer.param_groups for weight in group["params"]}
@@ -113,11 +116,12 @@ class GroupLasso:
         _scale(model, Groups(inputs, units))
 
     @torch.no_grad()
-    def finish(self, model: SequenceClassifier, landing: bool = False) -> None:
+    def finish(self, model: Classifier, landing: bool = False) -> None:
         """Put groups below the threshold to zero, and close the masks of all that are zero.
 
         InputError where nothing would be left, unless a `landing` on a budget follows, which takes the best back.
         """
+        model = recurrent(model, "group lasso")
         if self.threshold > 0:
             alive = squared_norms(model).map(lambda squares: (squares.sqrt() >= self.threshold).to(squares.dtype))
             ones = alive.map(torch.ones_like)
@@ -145,13 +149,13 @@ def lasso_of(settings: TrainSettings) -> GroupLasso | None:
     return GroupLasso(settings.lasso, settings.lasso_input, settings.lasso_threshold)
 
 
-def squared_norms(model: SequenceClassifier) -> Groups:
+def squared_norms(model: Classifier) -> Groups:
     """||group||^2 of each group of a masked model, with the means of the masks in them."""
     return sums(model, lambda weight, factors: (weight * factors).square())
 
 
 @torch.no_grad()
-def drop_zero_groups(model: SequenceClassifier) -> None:
+def drop_zero_groups(model: Classifier) -> None:
     """Close the masks of the units and inputs whose groups are zero; the model computes the same as before."""
     # Not squares: those of small numbers are zero.
     sizes = sums(model, lambda weight, factors: weight.abs())
@@ -163,14 +167,15 @@ def drop_zero_groups(model: SequenceClassifier) -> None:
                 impose(mask, mask.keep() & (part != 0))
 
 
-def freeze_masks(model: SequenceClassifier, open_all: bool = False) -> None:
+def freeze_masks(model: Classifier, open_all: bool = False) -> None:
     """Make the masks constants: their hard factors without noise, or one where all are to be open."""
     for mask in model.masks().values():
         mask.freeze(open_all)
 
 
-def sums(model: SequenceClassifier, value: Value) -> Groups:
+def sums(model: Classifier, value: Value) -> Groups:
     """The sum of `value` over the weights of each group of a masked model, each weight once."""
+    model = recurrent(model, "group lasso")
     assert model.input_mask is not None
     factors: Tensor = model.input_mask.mu
     inputs: Tensor | None = None
@@ -217,8 +222,9 @@ def sums(model: SequenceClassifier, value: Value) -> Groups:
 
 
 @torch.no_grad()
-def _scale(model: SequenceClassifier, shares: Groups) -> None:
+def _scale(model: Classifier, shares: Groups) -> None:
     """Multiply every weight by the shares of all groups that it is in, in place."""
+    model = recurrent(model, "group lasso")
     columns = shares.inputs
     for cells, layer in zip(cells_with_units(model), shares.units, strict=True):
         for cell, own in zip(cells, layer, strict=True):
@@ -243,8 +249,9 @@ def _add_readers(units: list[Tensor], readers: Tensor) -> None:
         units[number] = units[number] + part
 
 
-def cells_with_units(model: SequenceClassifier) -> list[list[MaskedCell]]:
+def cells_with_units(model: Classifier) -> list[list[MaskedCell]]:
     """The cells that have units, by layer and direction; none without a recurrence."""
+    model = recurrent(model, "group lasso")
     if model.spec.cell == "mean":
         return []
     found: list[list[MaskedCell]] = []

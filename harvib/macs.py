@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harvib.cells.stack import Layer
-from harvib.models import SequenceClassifier
+from harvib.classifier import Classifier
 
 COUNTED = (
     "Multiply-accumulates (MACs) are those of the products with weight matrices: inputs and states once a step, "
@@ -30,8 +29,7 @@ class Macs:
     clip: int
 
 
-def macs_of(model: SequenceClassifier, steps: int) -> Macs:
+def macs_of(model: Classifier, steps: int) -> Macs:
     """Of a model on one clip of `steps` steps, each cell by its own count."""
-    layers = [layer for layer in model.recurrent.layers if isinstance(layer, Layer)]
-    cells = sum(cell.macs(steps) for layer in layers for _, cell in layer.directions())
-    return Macs(round(cells / steps), cells + model.head.weight.numel())
+    before, head = model.macs(steps)
+    return Macs(round(before / steps), before + head)

@@ -12,20 +12,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from harvib.classifier import Classifier
 from harvib.lasso import Groups, cells_with_units, squared_norms
 from harvib.masks import VIBMask
-from harvib.models import SequenceClassifier
-from harvib.ranking import deciding
+from harvib.models import recurrent
+from harvib.stack_ranking import deciding
 
 _TINY = 1e-30
 
 
 @torch.no_grad()
-def rank_by_norm(model: SequenceClassifier) -> None:
+def rank_by_norm(model: Classifier) -> None:
     """Set the masks' log alpha to log(median / ||group||^2); their means stay.
 
     Of a model with a structured matrix only the masks of that matrix are ranked, by norms of its own.
     """
+    model = recurrent(model, "--method magnitude")
     if model.spec.factor is None:
         rank_by(model, squared_norms(model), _log_alpha)
         return
@@ -40,7 +42,7 @@ def _log_alpha(squares: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def rank_by(model: SequenceClassifier, values: Groups, log_alpha: Callable[[Tensor], Tensor]) -> None:
+def rank_by(model: Classifier, values: Groups, log_alpha: Callable[[Tensor], Tensor]) -> None:
     """Set the masks' log alpha to that of their groups' values; their means stay.
 
     `log_alpha` takes all values of the inputs, or of the units of a layer, (N,) to (N,). Masks between layers,

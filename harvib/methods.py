@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from harvib.budget import target_of
+from harvib.classifier import Classifier
 from harvib.compact import compact
 from harvib.data import load_parts
 from harvib.devices import best_device
@@ -19,13 +20,11 @@ from harvib.interrupt import Stopped
 from harvib.manner import Manner
 from harvib.maxdrop import within_drop
 from harvib.metrics import evaluate
-from harvib.models import SequenceClassifier
 from harvib.outcome import agreement, report_of
 from harvib.precision import dtype_of
 from harvib.runconfig import Given, config_of, plain_spec
 from harvib.rundir import RunFolder, write_json
 from harvib.settings import TrainSettings
-from harvib.sizes import smallest
 from harvib.source import Source, opened, require_complete, source_of
 from harvib.stages import Stages
 from harvib.teacher import targets_of
@@ -100,7 +99,7 @@ def _all(stages: Stages, init: Path | Given | None, config: dict[str, Any]) -> d
     return _finished(stages, plain, config)
 
 
-def _finished(stages: Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
+def _finished(stages: Stages, plain: Classifier, config: dict[str, Any]) -> dict[str, Any]:
     """The report of a run, after all that follows its plain model."""
     folder, settings, parts, device = stages.folder, stages.settings, stages.parts, stages.device
     models, difference, final = {"plain": plain}, None, plain
@@ -122,10 +121,10 @@ def _finished(stages: Stages, plain: SequenceClassifier, config: dict[str, Any])
     return report
 
 
-def _within_drop(stages: Stages, plain: SequenceClassifier, config: dict[str, Any]) -> dict[str, Any]:
+def _within_drop(stages: Stages, plain: Classifier, config: dict[str, Any]) -> dict[str, Any]:
     settings = stages.settings
     accuracy = evaluate(plain, stages.parts.validation, stages.device).accuracy
-    least = smallest(plain.spec, settings.scales_stay, settings.units_stay)
+    least = plain.spec.smallest(settings.scales_stay, settings.units_stay)
     sizes = plain.parameter_counts()["total"], least
 
     def run(target: int, folder: RunFolder) -> None:

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
+from harvib.classifier import Classifier
 from harvib.data import ClipSet
-from harvib.models import SequenceClassifier
 from harvib.onnxfile import OnnxClassifier
 
 BATCH = 128
@@ -49,7 +49,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: SequenceClassifier | OnnxClassifier, clips: ClipSet, device: torch.device) -> Evaluation:
+def evaluate(model: Classifier | OnnxClassifier, clips: ClipSet, device: torch.device) -> Evaluation:
     """Run a model in evaluation mode over a set of clips; its training mode is restored."""
     training = model.training
     batch = BATCH_BEHIND_FRONT

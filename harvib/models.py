@@ -1,37 +1,37 @@
-"""Settings to model: a sequence classifier, plain, masked or compact, built from one spec."""
+"""Recurrent stacks and their like: a sequence classifier, plain, masked or compact, built from one spec."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import json
+import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from harvib import sizes
 from harvib.cells import CELLS, Factors, PlainCell, Shape, Stack
+from harvib.classifier import Classifier, NothingLeftError, State
+from harvib.errors import InputError
 from harvib.factorised import Factor, is_possible, outline
-from harvib.front import Front
-from harvib.kernels.scale import scaled
 from harvib.masks import VIBMask
-from harvib.noise import dropout
 from harvib.readout import READOUTS, mean
-
-State = Literal["plain", "masked", "compact"]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model is, weights apart.
+    """What such a model is, weights apart; see `harvib.classifier.Spec`.
 
-    `features` D are what a clip has, `inputs` K of them are read; `shape` holds the hidden units by layer and
-    direction; `reads`, of a compact model, how many states of the layer below each further layer reads.
-    `projected`: the first of the layers is a linear projection, which the head reads too. `kernel`: steps that a
-    unit of `conv` sees. `factor`: the structured matrix that reads the inputs, the projection's or W_ih,
-    `hidden_factor`: W_hh; None for dense ones.
+    `shape` holds the hidden units by layer and direction; `reads`, of a compact model, how many states of the
+    layer below each further layer reads. `projected`: the first of the layers is a linear projection, which the
+    head reads too. `kernel`: steps that a unit of `conv` sees. `factor`: the structured matrix that reads the
+    inputs, the projection's or W_ih, `hidden_factor`: W_hh; None for dense ones.
     """
+
+    FAMILY: ClassVar[str] = "recurrent"
 
     cell: str
     state: State
@@ -98,15 +98,58 @@ class ModelSpec:
         matrix = outline(self.factor)
         return matrix.drops_inputs and matrix.masks_inputs
 
-    def to_json(self) -> str:
-        """As text, for the metadata of a weight file."""
-        return json.dumps(dataclasses.asdict(self))
+    def build(self) -> SequenceClassifier:
+        """A model of this spec with fresh weights."""
+        return SequenceClassifier(self)
+
+    def plain_size(self) -> int:
+        """Parameters of the plain model."""
+        return sizes.plain_size(self)
+
+    def smallest(self, factors: bool, units_stay: bool = False) -> int:
+        """Parameters of the smallest compact model."""
+        return sizes.smallest(self, factors, units_stay)
+
+    def options(self) -> dict[str, str]:
+        """As the options of `harvib train` say it."""
+        cells = self.shape[1:] if self.projected else self.shape
+        return {
+            "--model": self.cell,
+            "--project": str(self.shape[0][0] if self.projected else 0),
+            "--hidden": str(cells[0][0]),
+            "--layers": str(len(cells)),
+            "--bidirectional": "yes" if len(cells[0]) == 2 else "no",
+            "--kernel": str(self.kernel),
+            "--readout": self.readout,
+            "--factorize": _told(self.factor),
+            "--factorize-hidden": _told(self.hidden_factor),
+            "inputs": f"{self.inputs} of {self.features}",
+            "classes": str(self.classes),
+        }
+
+    def bounds(self) -> dict[str, int]:
+        """Of the index tensors in its model file."""
+        found = {"selection": self.features}
+        found |= {f"recurrent.layers.{i}.reads": sum(below) for i, below in enumerate(self.shape, 1) if self.reads}
+        cell = "recurrent.layers.0.cells.0"
+        if self.factor is not None:
+            found[f"{cell}.rows"] = self.factor.size[0]
+            found[f"{cell}.matrix.layer.positions"] = max(self.factor.ranks, default=0)
+            found[f"{cell}.matrix.places"] = math.prod(self.factor.size)
+        if self.hidden_factor is not None:
+            rows, columns = self.hidden_factor.size
+            found |= {
+                f"{cell}.hidden_rows": rows,
+                f"{cell}.units": columns,
+                f"{cell}.hidden.places": rows * columns,
+            }
+            found[f"{cell}.hidden.layer.positions"] = max(self.hidden_factor.ranks, default=0)
+        return found
 
     @classmethod
-    def from_json(cls, text: str) -> ModelSpec:
-        """From `to_json`; ValueError or TypeError where the text is something else."""
-        fields = json.loads(text)
-        if not isinstance(fields, dict) or not {"shape", "reads"} <= fields.keys():
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """From the fields as JSON gives them back; ValueError or TypeError where they are something else."""
+        if not {"shape", "reads"} <= fields.keys():
             raise ValueError("a spec needs a shape and reads")
         shape = tuple(tuple(layer) for layer in fields["shape"])
         factors = {name: fields.get(name) for name in ("factor", "hidden_factor")}
@@ -114,94 +157,42 @@ class ModelSpec:
         return cls(**{**fields, "shape": shape, "reads": tuple(fields["reads"]), **made})
 
 
-class SequenceClassifier(nn.Module):
-    """Features (B, T, D) and lengths (B,) to logits (B, C).
+def _told(factor: Factor | None) -> str:
+    if factor is None:
+        return "none"
+    modes = ["x".join(map(str, modes)) for modes in (factor.rows, factor.columns)]
+    return f"{factor.kind} {' by '.join(modes)} with ranks {','.join(map(str, factor.ranks))}"
 
-    front -> selection -> standardisation -> dropout -> input mask -> recurrent cell -> readout over time -> head.
-    A `front` (harvib/front.py), where there is one, makes the features of the stored rows; its weights are no
-    part of the model's file and of its parameter counts.
-    Selection applies where fewer inputs are read than there are features; dropout draws once a sequence.
-    Without `standardize_by`, mean and scale are 0 and 1. A compact model has neither these nor masks: they are
-    folded into its weights.
-    """
 
-    selection: Tensor
-    input_mean: Tensor
-    input_scale: Tensor
+class SequenceClassifier(Classifier):
+    """... -> recurrent cells -> readout over time -> head; what comes before is every classifier's."""
+
+    spec: ModelSpec
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.front: Front | None = None
-        self.register_buffer("selection", torch.arange(spec.inputs))
-        if spec.state != "compact":
-            self.register_buffer("input_mean", torch.zeros(spec.inputs))
-            self.register_buffer("input_scale", torch.ones(spec.inputs))
-        self.input_mask = VIBMask(spec.inputs) if spec.state == "masked" else None
-        if self.input_mask is not None and not spec.masks_inputs:
-            self.input_mask.freeze(open_all=True)
+        super().__init__(spec)
         self.recurrent = _stack(spec)
         self.head = nn.Linear(self.recurrent.hidden_size, spec.classes)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        if self.front is not None:
-            x = self.front(x)
-        if self.spec.inputs < self.spec.features:
-            x = x[..., self.selection]
-        x = x.to(self.head.weight.dtype)
-        factor = self._input_factor(len(x))
-        if self.spec.state != "compact":
-            x = scaled(x, self.input_mean, factor)
-        elif self.training:
-            x = x * factor[:, None]
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.weight.dtype
+
+    def logits(self, x: Tensor, lengths: Tensor) -> Tensor:
         states = self.recurrent(x, lengths)
         return self.head(READOUTS[self.spec.readout](states, lengths, self.recurrent.backward_size))
 
-    def _input_factor(self, batch: int) -> Tensor:
-        """What each input is multiplied by at all steps of a clip: scale, dropout and mask, (B, K) or (1, K)."""
-        if self.spec.state == "compact":
-            factor = self.head.weight.new_ones(1, self.spec.inputs)
-        else:
-            factor = self.input_scale[None]
-        if self.training and self.spec.dropout > 0:
-            factor = dropout(factor, batch, self.spec.dropout)
-        if self.input_mask is not None:
-            factor = factor * self.input_mask(batch)
-        return factor
-
     @property
     def sees_mean(self) -> bool:
-        """Whether the mean of its rows over time is all that it sees of a clip: that has the same logits."""
         reads_mean = READOUTS[self.spec.readout] is mean
         averages = self.recurrent.affine if reads_mean else self.recurrent.averages
         return averages and self.front is None
 
-    def standardize_by(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise inputs by these statistics of the train part, (K,) each; a constant input becomes zero.
+    def own_masks(self) -> dict[str, VIBMask]:
+        return self.recurrent.masks()
 
-        Constant is what varies by no more than float32 resolves at its mean; small features are no less worth.
-        """
-        smallest = (1e-6 * mean.abs()).clamp_min(1e-30)
-        self.input_mean.copy_(mean)
-        self.input_scale.copy_(torch.where(std > smallest, 1 / std.clamp_min(1e-30), torch.zeros_like(std)))
-
-    def masks(self) -> dict[str, VIBMask]:
-        """The VIB masks: `input`, and the cell's by their names; empty for plain and compact models.
-
-        Without `input` where that one is open for good, since no input can be dropped.
-        """
-        ours = {} if self.input_mask is None or not self.spec.masks_inputs else {"input": self.input_mask}
-        return ours | self.recurrent.masks()
-
-    def kept_inputs(self) -> Tensor:
-        """Positions in `selection` of the inputs that the model still reads, ascending."""
-        if self.input_mask is None:
-            return torch.arange(self.spec.inputs, device=self.selection.device)
-        kept = self.input_mask.hard() != 0
-        if (needed := self.recurrent.needed_inputs()) is not None:
-            # A constant input is zero, and what reads it leaves.
-            kept &= torch.zeros_like(kept).index_fill(0, needed, True) & (self.input_scale != 0)
-        return kept.nonzero().squeeze(1)
+    def needed_inputs(self) -> Tensor | None:
+        return self.recurrent.needed_inputs()
 
     def kept_units(self) -> Shape:
         """How many hidden units are alive, by layer and direction."""
@@ -218,6 +209,50 @@ class SequenceClassifier(nn.Module):
         reads = self.recurrent.input_weights()
         return {"recurrent": recurrent, "head": head, "total": recurrent + head, "input_to_hidden": reads}
 
+    def macs(self, steps: int) -> tuple[int, int]:
+        return self.recurrent.macs(steps), self.head.weight.numel()
+
+    def masked(self) -> SequenceClassifier:
+        masked = SequenceClassifier(dataclasses.replace(self.spec, state="masked"))
+        masked.recurrent = self.recurrent.masked()
+        masked.head.load_state_dict(self.head.state_dict())
+        masked.take_input(self)
+        masked.front = copy.deepcopy(self.front)
+        return masked.to(self.selection.device)
+
+    def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> SequenceClassifier:
+        shape, all_reads = self.kept_units(), self.recurrent.kept_reads(inputs)
+        dead = [number for number, widths in enumerate(shape, 1) if not sum(widths)]
+        dead += [number for number, reads in enumerate(all_reads, 1) if not reads]
+        if dead:
+            # As users count: the projection is no layer of cells.
+            layer = dead[0] - self.spec.projected
+            where = "" if len(shape) == 1 else f" in layer {layer}" if layer else " in the projection"
+            raise NothingLeftError(f"hidden unit is left{where}")
+        result = self.recurrent.compacted(inputs, scale, shift)
+        factors = result.stack.factors()
+        spec = dataclasses.replace(
+            self.spec,
+            state="compact",
+            inputs=len(inputs),
+            shape=shape,
+            reads=all_reads[1:],
+            factor=factors.inputs,
+            hidden_factor=factors.hidden,
+        )
+        small = SequenceClassifier(spec).to(self.head.weight)
+        small.recurrent = result.stack
+        weight = self.head.weight.double()
+        small.head.weight.copy_((weight * result.scale)[:, result.units])
+        small.head.bias.copy_(self.head.bias + weight @ result.shift)
+        return small
+
+    def use_hard_scales(self) -> None:
+        self.recurrent.use_hard_scales()
+
+    def draw_by_fan_in(self) -> None:
+        self.recurrent.draw_by_fan_in()
+
 
 def _stack(spec: ModelSpec) -> Stack:
     if spec.state == "compact":
@@ -226,14 +261,8 @@ def _stack(spec: ModelSpec) -> Stack:
     return plain.masked() if spec.state == "masked" else plain
 
 
-def masked_from(plain: SequenceClassifier) -> SequenceClassifier:
-    """A masked model that starts from a plain one's weights."""
-    spec = dataclasses.replace(plain.spec, state="masked")
-    masked = SequenceClassifier(spec)
-    masked.recurrent = plain.recurrent.masked()
-    masked.front = copy.deepcopy(plain.front)
-    masked.head.load_state_dict(plain.head.state_dict())
-    masked.selection.copy_(plain.selection)
-    masked.input_mean.copy_(plain.input_mean)
-    masked.input_scale.copy_(plain.input_scale)
-    return masked.to(plain.selection.device)
+def recurrent(model: Classifier, what: str) -> SequenceClassifier:
+    """The model as one of this family. Raises InputError, which begins with `what`, where it is another's."""
+    if not isinstance(model, SequenceClassifier):
+        raise InputError(f"{what}: not for a model of the kind {model.spec.FAMILY}")
+    return model

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from harvib.classifier import Classifier
 from harvib.lasso import Groups, sums
 from harvib.magnitude import rank_by
-from harvib.models import SequenceClassifier
 
 _TINY = 1e-30
 
@@ -25,11 +25,11 @@ _TINY = 1e-30
 class Movement:
     """The scores of all groups of a masked model, gathered step by step."""
 
-    def __init__(self, model: SequenceClassifier) -> None:
+    def __init__(self, model: Classifier) -> None:
         self.scores = sums(model, lambda weight, factors: torch.zeros_like(weight))
 
     @torch.no_grad()
-    def of_step(self, model: SequenceClassifier, rate: float, scale: float) -> Groups:
+    def of_step(self, model: Classifier, rate: float, scale: float) -> Groups:
         """What a step adds: called with its gradients, of the loss times `scale`, and before the weights move."""
 
         def value(weight: Tensor, factors: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Movement:
         self.scores = Groups(inputs, [[next(following) for _ in layer] for layer in self.scores.units])
 
     @torch.no_grad()
-    def rank(self, model: SequenceClassifier) -> None:
+    def rank(self, model: Classifier) -> None:
         """Set the masks' log alpha to how far below the mean of its layer a score is, in mean deviations."""
 
         def log_alpha(scores: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harvib.models import SequenceClassifier
+from harvib.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class LossWeights:
         return replace(self, beta=self.beta * strength, beta_input=self.beta_input * strength)
 
 
-def gate_kl(model: SequenceClassifier) -> Tensor:
+def gate_kl(model: Classifier) -> Tensor:
     """Sum of the KL of all masks but the input's, in nats."""
     terms = [mask.kl() for name, mask in model.masks().items() if name != "input"]
     return torch.stack(terms).sum() if terms else torch.zeros((), device=model.selection.device)
 
 
-def input_kl(model: SequenceClassifier) -> Tensor:
+def input_kl(model: Classifier) -> Tensor:
     """KL of the input mask, in nats; zero where it is open for good."""
     mask = model.masks().get("input")
     return torch.zeros((), device=model.selection.device) if mask is None else mask.kl()
@@ -51,7 +51,7 @@ def soft_target_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Ten
 
 
 def loss_terms(
-    model: SequenceClassifier, logits: Tensor, labels: Tensor, teacher: Tensor | None, weights: LossWeights
+    model: Classifier, logits: Tensor, labels: Tensor, teacher: Tensor | None, weights: LossWeights
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss to minimise, and its parts before weighting: ce, kl_gates, kl_input, distill."""
     cross_entropy = functional.cross_entropy(logits, labels, label_smoothing=weights.label_smoothing)

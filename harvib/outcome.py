@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from harvib.classifier import Classifier
 from harvib.compact import compact
 from harvib.data import Parts
 from harvib.devices import machine
 from harvib.metrics import evaluate
-from harvib.models import SequenceClassifier
 from harvib.precision import dtype_of
 from harvib.rundir import RunFolder, read_json
 from harvib.settings import TrainSettings
@@ -28,7 +28,7 @@ def report_of(
     parts: Parts,
     device: torch.device,
     config: Mapping[str, Any],
-    models: Mapping[str, SequenceClassifier],
+    models: Mapping[str, Classifier],
     difference: float | None = None,
 ) -> dict[str, Any]:
     """The report of `models` by state: plain, and masked and compact where something was pruned.
@@ -61,7 +61,7 @@ def report_of(
     return report | {key: config[key] for key in _FROM_CONFIG}
 
 
-def figures(model: SequenceClassifier, parts: Parts, device: torch.device) -> dict[str, Any]:
+def figures(model: Classifier, parts: Parts, device: torch.device) -> dict[str, Any]:
     """Accuracies, exact parameter counts, and what the model keeps."""
     validation = evaluate(model, parts.validation, device)
     test = evaluate(model, parts.test, device)
@@ -75,7 +75,7 @@ def figures(model: SequenceClassifier, parts: Parts, device: torch.device) -> di
     }
 
 
-def agreement(masked: SequenceClassifier, small: SequenceClassifier, parts: Parts, device: torch.device) -> float:
+def agreement(masked: Classifier, small: Classifier, parts: Parts, device: torch.device) -> float:
     """Largest difference of the two models' logits over the validation part, relative to the largest logit.
 
     Compaction is exact, so a difference beyond rounding is a defect of this program: RuntimeError. Beyond
@@ -83,7 +83,7 @@ def agreement(masked: SequenceClassifier, small: SequenceClassifier, parts: Part
     W (v - m) and W v - W m so differently.
     """
 
-    def between(ours: SequenceClassifier, theirs: SequenceClassifier) -> float:
+    def between(ours: Classifier, theirs: Classifier) -> float:
         a, b = (evaluate(model, parts.validation, device).logits for model in (ours, theirs))
         return float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
 

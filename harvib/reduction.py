@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harvib.classifier import Classifier
 from harvib.data import ClipSet, as_numbers
-from harvib.models import SequenceClassifier
 
 _MOST = 0.5
 """A copy of the rows may take so much of the memory of the rows themselves; else they are used as they are."""
 
 
 @contextmanager
-def reduced(model: SequenceClassifier, *sets: ClipSet) -> Iterator[tuple[ClipSet, ...]]:
+def reduced(model: Classifier, *sets: ClipSet) -> Iterator[tuple[ClipSet, ...]]:
     """The sets of clips as this model sees them; within the block it takes them, and only them.
 
     Behind a front nothing is left out: that reads whole rows.

@@ -12,11 +12,12 @@ import torch
 
 from harfeat.cache import Cache
 from harvib.cells import CELLS, rows_a_unit, shape_of
+from harvib.classifier import Classifier, Spec
 from harvib.data import Division, Parts, view_streams
 from harvib.errors import InputError
 from harvib.factorised import Factor, outline
 from harvib.factorised.asked import hidden_factor, input_factor
-from harvib.models import ModelSpec, SequenceClassifier
+from harvib.models import ModelSpec
 from harvib.settings import TrainSettings
 from harvib.weights import ModelCard
 
@@ -25,12 +26,17 @@ from harvib.weights import ModelCard
 class Given:
     """A trained plain model from elsewhere to start from; `origin` tells it from others in a run's config."""
 
-    model: SequenceClassifier
+    model: Classifier
     origin: str
 
 
-def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> ModelSpec:
+def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> Spec:
     """The plain model that these settings ask for on so many features a step. Raises InputError."""
+    return stack_spec(settings, features, card)
+
+
+def stack_spec(settings: TrainSettings, features: int, card: ModelCard) -> ModelSpec:
+    """`plain_spec` of a recurrent model or one of its like."""
     inputs = min(settings.select_inputs or features, features)
     factor, hidden = _structured(settings, inputs)
     return ModelSpec(
@@ -68,38 +74,15 @@ def _structured(settings: TrainSettings, inputs: int) -> tuple[Factor | None, Fa
     return factor, hidden_factor(asked, rows, units, inputs) if settings.factorize_hidden else None
 
 
-def require_same(origin: str, theirs: ModelSpec, ours: ModelSpec) -> None:
+def require_same(origin: str, theirs: Spec, ours: Spec) -> None:
     """Raise InputError, which names the options that differ, where a plain model is not the one asked for."""
-    given, asked = _asked(theirs), _asked(ours)
-    differing = [option for option in given if given[option] != asked[option]]
+    given, asked = theirs.options(), ours.options()
+    differing = [option for option in given if given[option] != asked.get(option)]
     if differing:
-        is_, wanted = (", ".join(f"{option} {told[option]}" for option in differing) for told in (given, asked))
+        is_, wanted = (
+            ", ".join(f"{option} {told.get(option, 'none')}" for option in differing) for told in (given, asked)
+        )
         raise InputError(f"{origin}: its plain model has {is_}; this run asks for {wanted}")
-
-
-def _asked(spec: ModelSpec) -> dict[str, str]:
-    """A plain model as the options say it; its dropout, which anyone may change, is left out."""
-    cells = spec.shape[1:] if spec.projected else spec.shape
-    return {
-        "--model": spec.cell,
-        "--project": str(spec.shape[0][0] if spec.projected else 0),
-        "--hidden": str(cells[0][0]),
-        "--layers": str(len(cells)),
-        "--bidirectional": "yes" if len(cells[0]) == 2 else "no",
-        "--kernel": str(spec.kernel),
-        "--readout": spec.readout,
-        "--factorize": _told(spec.factor),
-        "--factorize-hidden": _told(spec.hidden_factor),
-        "inputs": f"{spec.inputs} of {spec.features}",
-        "classes": str(spec.classes),
-    }
-
-
-def _told(factor: Factor | None) -> str:
-    if factor is None:
-        return "none"
-    modes = ["x".join(map(str, modes)) for modes in (factor.rows, factor.columns)]
-    return f"{factor.kind} {' by '.join(modes)} with ranks {','.join(map(str, factor.ranks))}"
 
 
 def config_of(

@@ -1,12 +1,16 @@
-"""Exact numbers of parameters from the sizes of a model alone: any compact form, the smallest, the plain."""
+"""Exact parameters of recurrent stacks from their sizes alone: any compact form, the smallest, the plain."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from harvib.cells import Factors, Shape
 from harvib.cells.makers import makers
 from harvib.cells.stack import width_read
 from harvib.factorised import outline
-from harvib.models import ModelSpec
+
+if TYPE_CHECKING:
+    from harvib.models import ModelSpec
 
 
 def parameters_of(

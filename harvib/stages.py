@@ -19,6 +19,7 @@ import torch
 
 from harfeat.cache import DEFAULT_STREAM
 from harvib.budget import Controller, gentle_start, land, target_of
+from harvib.classifier import Classifier, Spec
 from harvib.data import Parts
 from harvib.errors import InputError
 from harvib.events import events
@@ -28,7 +29,6 @@ from harvib.lasso import GroupLasso, freeze_masks, lasso_of
 from harvib.magnitude import rank_by_norm
 from harvib.manner import Manner
 from harvib.metrics import evaluate
-from harvib.models import ModelSpec, SequenceClassifier, masked_from
 from harvib.movement import Movement
 from harvib.reduction import reduced
 from harvib.runconfig import Given, plain_spec, require_same
@@ -52,7 +52,7 @@ class Stages:
     ahead: Ahead | None = None
     targets: torch.Tensor | None = None
 
-    def plain(self, init: Path | Given | None, config: dict[str, Any]) -> SequenceClassifier:
+    def plain(self, init: Path | Given | None, config: dict[str, Any]) -> Classifier:
         """The trained plain model: from this folder, from `init`, or trained now."""
         path, settings = self.folder.plain, self.settings
         if path.is_file():
@@ -71,7 +71,7 @@ class Stages:
         save_whole(path, model, self.card)
         return model.eval()
 
-    def masked(self, plain: SequenceClassifier) -> SequenceClassifier:
+    def masked(self, plain: Classifier) -> Classifier:
         """The model with its masks after VIB training, group lasso, or both, or cut to a budget by a ranking.
 
         Its last epoch, not its best: while the penalty grows the best is the one that is pruned the least.
@@ -83,7 +83,7 @@ class Stages:
         target = target_of(settings, plain.spec)
         if settings.ranks_groups:
             torch.manual_seed(settings.seed)
-            model = masked_from(plain)
+            model = plain.masked()
             freeze_masks(model, open_all=True)
         else:
             model = self._after_vib(plain, lasso if settings.lasso_time == "with-vib" else None)
@@ -103,14 +103,14 @@ class Stages:
         save_whole(path, model, self.card)
         return model.eval()
 
-    def _after_vib(self, plain: SequenceClassifier, lasso: GroupLasso | None) -> SequenceClassifier:
+    def _after_vib(self, plain: Classifier, lasso: GroupLasso | None) -> Classifier:
         settings = self.settings
         # Where a lasso stage follows, the checkpoint becomes that stage's.
         path = self.folder.path / "last" / "vib.safetensors"
         if path.is_file():
             return self._load(path)
         torch.manual_seed(settings.seed)
-        model = masked_from(plain)
+        model = plain.masked()
         stage = Stage("vib", 2, settings.vib_epochs, settings.vib_lr, False, "--vib-lr, --mask-lr or the betas")
         target = target_of(settings, plain.spec)
         controller = None
@@ -126,12 +126,12 @@ class Stages:
             save_whole(path, model, self.card)
         return model
 
-    def _land(self, model: SequenceClassifier, target: int, strength: float | None = None) -> None:
+    def _land(self, model: Classifier, target: int, strength: float | None = None) -> None:
         """Bring the masks exactly to the target, and note what strength of the betas led there, if any."""
         before = {"inputs": len(model.kept_inputs()), "units": sum(map(sum, model.kept_units()))}
         with reduced(model, self.parts.validation) as (validation,):
 
-            def score(masked: SequenceClassifier) -> tuple[float, float]:
+            def score(masked: Classifier) -> tuple[float, float]:
                 result = evaluate(masked, validation, self.device)
                 accuracy, loss = self.manner.team.of_first((result.accuracy, result.loss))
                 return accuracy, -loss
@@ -143,13 +143,13 @@ class Stages:
             found |= {"strength": strength, **betas}
         write_json(self.folder.budget, found)
 
-    def finetuned(self, small: SequenceClassifier, plain: SequenceClassifier) -> SequenceClassifier:
+    def finetuned(self, small: Classifier, plain: Classifier) -> Classifier:
         """The compact model, trained on."""
         settings = self.settings
         if settings.finetune_epochs == 0:
             return small
         if not settings.keep_scales:
-            small.recurrent.use_hard_scales()
+            small.use_hard_scales()
         small.spec = dataclasses.replace(small.spec, dropout=settings.finetune_dropout)
         epochs, lr = settings.finetune_epochs, settings.finetune_lr
         stage = Stage("finetune", 3, epochs, lr, True, "--finetune-lr", settings.patience)
@@ -158,9 +158,9 @@ class Stages:
 
     def _fit(
         self,
-        model: SequenceClassifier,
+        model: Classifier,
         stage: Stage,
-        teacher: SequenceClassifier | None,
+        teacher: Classifier | None,
         controller: Controller | None = None,
         lasso: GroupLasso | None = None,
         movement: Movement | None = None,
@@ -185,7 +185,7 @@ class Stages:
             reason.rank = None if movement is None else movement.rank
             raise reason
 
-    def _soft_targets(self, teacher: SequenceClassifier | None) -> torch.Tensor | None:
+    def _soft_targets(self, teacher: Classifier | None) -> torch.Tensor | None:
         """What a stage learns from beside labels; the plain model has a teacher only where it is all there is."""
         if self.settings.distill == 0 or (teacher is None and self.settings.method != "plain"):
             return None
@@ -193,18 +193,18 @@ class Stages:
             return self.targets
         return soft_targets(teacher, self.parts, self.device)
 
-    def _load(self, path: Path) -> SequenceClassifier:
+    def _load(self, path: Path) -> Classifier:
         return load_whole(path, self.ahead).to(self.device)
 
-    def _new_plain(self) -> SequenceClassifier:
+    def _new_plain(self) -> Classifier:
         settings, front = self.settings, fresh(self.ahead)
         train = features_of(front, self.parts.train)
         selected = select_inputs(train, settings.select_inputs)
         spec = plain_spec(settings, train.dim, self.card)
         torch.manual_seed(settings.seed)
-        model = SequenceClassifier(spec)
+        model = spec.build()
         if settings.input_init == "fan-in":
-            model.recurrent.draw_by_fan_in()
+            model.draw_by_fan_in()
         model.front = front
         model.selection.copy_(selected)
         if settings.standardize:
@@ -212,7 +212,7 @@ class Stages:
             model.standardize_by(mean[selected], std[selected])
         return model.to(self.device)
 
-    def _initial(self, init: Path, spec: ModelSpec, config: dict[str, Any]) -> SequenceClassifier:
+    def _initial(self, init: Path, spec: Spec, config: dict[str, Any]) -> Classifier:
         other = RunFolder(init)
         for stream in other.streams.values():
             raise InputError(f"--init {init}: a fused run; name one of its streams, such as {stream.path}")

@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from harvib.budget import Controller
 from harvib.checkpoint import Best, Checkpoint, Progress
+from harvib.classifier import Classifier
 from harvib.data import Batch, Parts
 from harvib.distributed import ALONE, Team
 from harvib.errors import InputError
 from harvib.interrupt import Stop
 from harvib.lasso import GroupLasso
 from harvib.metrics import evaluate
-from harvib.models import SequenceClassifier
 from harvib.movement import Movement
 from harvib.noise import sharing
 from harvib.objectives import LossWeights, loss_terms
@@ -73,7 +73,7 @@ _RATES = {"weights": "lr", MASKS: "mask_lr"}
 
 
 def fit(
-    model: SequenceClassifier,
+    model: Classifier,
     stage: Stage,
     parts: Parts,
     settings: TrainSettings,
@@ -182,7 +182,7 @@ def fit(
 class _Step:
     """One step of the optimiser, on this process's share of a batch; the figures are of the whole batch."""
 
-    model: SequenceClassifier
+    model: Classifier
     optimizer: torch.optim.Optimizer
     arithmetic: Arithmetic
     stage: Stage
@@ -199,7 +199,7 @@ class _Step:
         with sharing(share), self.arithmetic.forward():
             logits = model(own.features, own.lengths)
         # The loss in float32, the masks' KL above all: half precision cannot tell its small changes.
-        logits = logits.to(model.head.weight.dtype)
+        logits = logits.to(model.dtype)
         targets = None if self.teacher is None else self.teacher[own.positions]
         loss, terms = loss_terms(model, logits, own.labels, targets, weights)
         if lasso is not None:
@@ -225,7 +225,7 @@ class _Step:
 
 def _steering(
     optimizer: torch.optim.Optimizer,
-    model: SequenceClassifier,
+    model: Classifier,
     controller: Controller | None,
     lasso: GroupLasso | None,
 ) -> Row:
@@ -259,7 +259,7 @@ class _Sums:
         return {name: total / self.count for name, total in self.totals.items()}
 
 
-def _optimizer(model: SequenceClassifier, stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
+def _optimizer(model: Classifier, stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay; masks and a front have their own rates and never decay.
 
     (Decay would pull mu to zero and log variance up or down: it would decide what is pruned.)
@@ -292,6 +292,6 @@ def _loss_weights(settings: TrainSettings, progress: float) -> LossWeights:
     )
 
 
-def soft_targets(model: SequenceClassifier, parts: Parts, device: torch.device) -> Tensor:
+def soft_targets(model: Classifier, parts: Parts, device: torch.device) -> Tensor:
     """Logits of a trained model on the train part, (train clips, C), in the order of its clips."""
     return torch.from_numpy(evaluate(model, parts.train, device).logits).to(device)

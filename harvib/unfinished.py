@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from harvib.budget import land, target_of
+from harvib.classifier import Classifier
 from harvib.compact import compact
 from harvib.data import Parts
 from harvib.errors import InputError
@@ -22,7 +23,6 @@ from harvib.interrupt import Stopped
 from harvib.lasso import freeze_masks, lasso_of
 from harvib.magnitude import rank_by_norm
 from harvib.metrics import evaluate
-from harvib.models import SequenceClassifier
 from harvib.outcome import agreement, report_of
 from harvib.rundir import write_json
 from harvib.stages import Stages
@@ -38,7 +38,7 @@ def unfinished(stages: Stages, config: Mapping[str, Any], stopped: Stopped) -> d
     folder, settings, parts, card = stages.folder, stages.settings, stages.parts, stages.card
     device, ahead = stages.device, stages.ahead
     told: dict[str, Any] = dict(stopped.told)
-    models: dict[str, SequenceClassifier] = {}
+    models: dict[str, Classifier] = {}
     difference: float | None = None
     files: list[Path] = []
     if stopped.stage == "plain":
@@ -71,7 +71,7 @@ def unfinished(stages: Stages, config: Mapping[str, Any], stopped: Stopped) -> d
     return report
 
 
-def _pruned(parts: Parts, device: torch.device, stopped: Stopped) -> tuple[SequenceClassifier, SequenceClassifier]:
+def _pruned(parts: Parts, device: torch.device, stopped: Stopped) -> tuple[Classifier, Classifier]:
     """The masked and the compact model."""
     if stopped.masked is not None:
         return stopped.masked.to(device), stopped.model.to(device).eval()
@@ -80,7 +80,7 @@ def _pruned(parts: Parts, device: torch.device, stopped: Stopped) -> tuple[Seque
     if lasso is not None and (stopped.stage == "lasso" or settings.lasso_time == "with-vib"):
         lasso.finish(masked, landing=target is not None)
 
-    def score(model: SequenceClassifier) -> tuple[float, float]:
+    def score(model: Classifier) -> tuple[float, float]:
         result = evaluate(model, parts.validation, device)
         return result.accuracy, -result.loss
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harfeat.cache import DEFAULT_STREAM
+from harvib.classifier import Classifier, Spec, to_json
 from harvib.errors import InputError
+from harvib.families import spec_from_json
 from harvib.front import Ahead, fresh
-from harvib.models import ModelSpec, SequenceClassifier
 
 VERSION = 1
 
@@ -34,12 +34,12 @@ class ModelCard:
     stream: str = DEFAULT_STREAM
 
 
-def save_model(path: Path, model: SequenceClassifier, card: ModelCard) -> None:
+def save_model(path: Path, model: Classifier, card: ModelCard) -> None:
     """Write a model file atomically."""
     metadata = {
         "format": "harvib",
         "version": str(VERSION),
-        "spec": model.spec.to_json(),
+        "spec": to_json(model.spec),
         "classes": json.dumps(card.classes),
         "fingerprint": card.fingerprint,
         "stream": card.stream,
@@ -48,14 +48,14 @@ def save_model(path: Path, model: SequenceClassifier, card: ModelCard) -> None:
     write_tensors(path, tensors, metadata)
 
 
-def save_whole(path: Path, model: SequenceClassifier, card: ModelCard) -> None:
+def save_whole(path: Path, model: Classifier, card: ModelCard) -> None:
     """Write a model file, and before it, beside it, the model's front where it has one."""
     if model.front is not None:
         write_tensors(front_file(path), model.front.state_dict(), {"format": "harvib-front"})
     save_model(path, model, card)
 
 
-def load_whole(path: Path, ahead: Ahead | None) -> SequenceClassifier:
+def load_whole(path: Path, ahead: Ahead | None) -> Classifier:
     """A model with the front that was saved beside it. Raises InputError where either is missing or damaged."""
     model, front = load_model(path)[0], fresh(ahead)
     if front is not None:
@@ -72,7 +72,7 @@ def front_file(model_file: Path) -> Path:
     return model_file.with_name(f"{model_file.stem}-block.safetensors")
 
 
-def load_model(path: Path) -> tuple[SequenceClassifier, ModelCard]:
+def load_model(path: Path) -> tuple[Classifier, ModelCard]:
     """Read a model file; InputError, one line, where it is missing, damaged, foreign or too new."""
     if not path.is_file():
         raise InputError(f"{path}: no such model file; is the run finished? `harvib train` writes it")
@@ -87,7 +87,7 @@ def load_model(path: Path) -> tuple[SequenceClassifier, ModelCard]:
     try:
         stream = metadata.get("stream", DEFAULT_STREAM)
         card = ModelCard(tuple(json.loads(metadata["classes"])), metadata["fingerprint"], stream)
-        spec = ModelSpec.from_json(metadata["spec"])
+        spec = spec_from_json(metadata["spec"])
     except KeyError as error:
         raise InputError(f"{path}: {error} is missing from its metadata: file damaged") from error
     except (TypeError, ValueError) as error:
@@ -95,16 +95,16 @@ def load_model(path: Path) -> tuple[SequenceClassifier, ModelCard]:
     if len(card.classes) != spec.classes or not all(isinstance(name, str) for name in card.classes):
         raise InputError(f"{path}: {len(card.classes)} class names for {spec.classes} classes: file damaged")
     _check(path, spec, tensors)
-    model = SequenceClassifier(spec)
+    model = spec.build()
     model.load_state_dict(tensors)
     return model.eval(), card
 
 
-def _check(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
+def _check(path: Path, spec: Spec, tensors: Mapping[str, Tensor]) -> None:
     """Compare tensors with what the spec asks for, before memory is taken for it."""
     try:
         with torch.device("meta"):
-            expected = SequenceClassifier(spec).state_dict()
+            expected = spec.build().state_dict()
     except RuntimeError as error:
         raise InputError(f"{path}: no model can be so large: {spec}") from error
     if differing := sorted(expected.keys() ^ tensors.keys()):
@@ -118,18 +118,7 @@ def _check(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
             )
         if not torch.isfinite(found).all():
             raise InputError(f"{path}: {name} holds NaN or infinity")
-    bounds = {"selection": spec.features}
-    bounds |= {f"recurrent.layers.{i}.reads": sum(below) for i, below in enumerate(spec.shape, 1) if spec.reads}
-    if spec.factor is not None:
-        bounds["recurrent.layers.0.cells.0.rows"] = spec.factor.size[0]
-        bounds["recurrent.layers.0.cells.0.matrix.layer.positions"] = max(spec.factor.ranks, default=0)
-        bounds["recurrent.layers.0.cells.0.matrix.places"] = math.prod(spec.factor.size)
-    if spec.hidden_factor is not None:
-        rows, columns = spec.hidden_factor.size
-        bounds |= {"recurrent.layers.0.cells.0.hidden_rows": rows, "recurrent.layers.0.cells.0.units": columns}
-        bounds["recurrent.layers.0.cells.0.hidden.layer.positions"] = max(spec.hidden_factor.ranks, default=0)
-        bounds["recurrent.layers.0.cells.0.hidden.places"] = rows * columns
-    for name, bound in bounds.items():
+    for name, bound in spec.bounds().items():
         chosen = tensors.get(name)
         if chosen is not None and not ((chosen >= 0) & (chosen < bound)).all():
             raise InputError(f"{path}: {name} points outside of the {bound} values that it chooses from")

@@ -18,9 +18,10 @@ from test_compact import ALONE, difference, masked_model
 from harvib import methods
 from harvib.budget import Controller, land, smallest_within
 from harvib.checkpoint import Checkpoint
+from harvib.classifier import Classifier
 from harvib.compact import compact
+from harvib.families import ranking_of
 from harvib.models import SequenceClassifier
-from harvib.ranking import Ranking
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 from harvib.sizes import plain_size, smallest
@@ -42,7 +43,7 @@ def train(cache: Path, folder: Path, **fields: Any) -> dict[str, Any]:
     return methods.train(cache, TEST_SPLIT, TrainSettings(**{**FIELDS, **fields}), folder, device=CPU)
 
 
-def no_score(model: SequenceClassifier) -> tuple[float, float]:
+def no_score(model: Classifier) -> tuple[float, float]:
     return 0.0, 0.0
 
 
@@ -135,7 +136,7 @@ def test_inputs_against_units_is_decided_by_the_score() -> None:
 def test_the_border_is_where_the_ranking_is_cut_for_the_target() -> None:
     model = masked_model("lstm", 40, 40, 8)
     scattered(model, 3.0, 1)
-    ranking = Ranking(model)
+    ranking = ranking_of(model)
     border = ranking.border(700, False)
     naive = max(
         value

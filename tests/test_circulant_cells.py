@@ -18,10 +18,12 @@ from torch import nn
 
 from harvib.budget import land
 from harvib.cells.factorised import FactorisedCell
+from harvib.classifier import to_json
 from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.factorised.circulant_matrix import CIRCULANTS
-from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.families import spec_from_json
+from harvib.models import ModelSpec, SequenceClassifier
 from harvib.settings import TrainSettings
 from harvib.sizes import parameters_of, plain_size, smallest
 from harvib.weights import ModelCard, load_model, read_tensors, save_model, write_tensors
@@ -53,7 +55,7 @@ def masked_model(
         std = torch.rand(plain.spec.inputs) + 0.3
         std[0] = 0  # a constant feature
         plain.standardize_by(torch.randn(plain.spec.inputs), std)
-    return masked_from(plain).eval()
+    return plain.masked().eval()
 
 
 @st.composite
@@ -155,7 +157,7 @@ def test_a_compact_model_survives_its_file(tmp_path: Path) -> None:
     again = load_model(path)[0]
     x, lengths = clips_of(INPUTS, [3, 5])
     assert torch.equal(again(x, lengths), small(x, lengths))
-    assert ModelSpec.from_json(small.spec.to_json()) == small.spec
+    assert spec_from_json(to_json(small.spec)) == small.spec
     metadata, tensors = read_tensors(path)
     for name in [name for name in tensors if name.endswith("positions")]:
         damaged = {**tensors, name: tensors[name] + 100}
@@ -223,6 +225,7 @@ def test_the_command_trains_it(tmp_path: Path, arguments: tuple[str, ...]) -> No
     result = train_command(tmp_path / "cache.h5", tmp_path / "run", *epochs, *arguments)
     assert result.exit_code == 0, result.output
     final, _ = load_model(tmp_path / "run" / "model.safetensors")
+    assert isinstance(final.spec, ModelSpec)
     assert final.spec.factor is not None
     assert final.spec.factor.kind in CIRCULANTS
     report = json.loads((tmp_path / "run" / "report.json").read_text())

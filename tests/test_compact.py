@@ -18,7 +18,7 @@ from harvib.cells.stack import Layer
 from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.masks import VIBMask
-from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.models import ModelSpec, SequenceClassifier
 
 KEPT, DROPPED = -40.0, 12.0
 
@@ -56,7 +56,7 @@ def masked_model(
         shape = ((project,), *shape)
     readout = "last" if cell == "mlp" else readout
     spec = ModelSpec(cell, "plain", features, inputs, shape, 4, readout, 0.2, projected=project > 0, kernel=kernel)
-    model = masked_from(SequenceClassifier(spec))
+    model = SequenceClassifier(spec).masked()
     model.selection.copy_(torch.randperm(features)[:inputs].sort().values)
     if standardize:
         std = torch.rand(inputs) + 0.3
@@ -234,7 +234,7 @@ def test_a_plain_stack_is_torchs_own(cell: str, layers: int, bidirectional: bool
 def test_masks_of_one_leave_a_stack_as_it_was(cell: str) -> None:
     torch.manual_seed(4)
     plain = SequenceClassifier(ModelSpec(cell, "plain", 4, 4, shape_of(3, 2, True), 2)).eval()
-    masked = masked_from(plain).eval()
+    masked = plain.masked().eval()
     for mask in masked.masks().values():
         set_mask(mask, [True] * mask.mu.numel(), torch.ones(mask.mu.numel()))
     x, lengths = clips_of(4, [5, 1, 3])

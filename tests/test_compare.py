@@ -24,9 +24,10 @@ from harvib.compare import _chosen as chosen
 from harvib.errors import InputError
 from harvib.factorised import NETWORKS, outline
 from harvib.frontier import settings_of
+from harvib.models import recurrent
 from harvib.report.compare_page import compare_cells, compare_page
 from harvib.rivals import METHODS, TRIALS, NoModelError, Rival, Task
-from harvib.runconfig import plain_spec
+from harvib.runconfig import stack_spec
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 from harvib.sweep import Sweep
@@ -119,7 +120,7 @@ def test_no_network_has_as_many_weights_as_its_matrix_and_none_with_less_rank_th
         return
 
     def networks(settings: TrainSettings) -> list[tuple[int, int]]:
-        spec = plain_spec(settings, features, task.card)
+        spec = stack_spec(settings, features, task.card)
         found = [outline(factor) for factor in (spec.factor, spec.hidden_factor) if factor]
         return [(sum(w.numel() for w in net.parameters()), net.rows * net.columns) for net in found]
 
@@ -207,7 +208,9 @@ def test_every_run_is_in_json_and_csv_with_the_figures_of_its_folder(done: tuple
         assert row["parameters"] == sum(weight.numel() for weight in model.parameters()) <= row["swept"]["budget"]
         assert row["input_to_hidden"] == figures["parameters"]["input_to_hidden"] < row["parameters"]
         assert {part: row[part] for part in ("validation", "test")} == figures["accuracy"]
-        assert row["macs_clip"] == 4 * row["macs_step"] + model.head.weight.numel()  # clips of 3, 4 and 5 steps
+        assert (
+            row["macs_clip"] == 4 * row["macs_step"] + recurrent(model, "").head.weight.numel()
+        )  # clips of 3, 4 and 5 steps
         assert row["seconds"] > sum(report["seconds"].values())  # the plain model's are not in that report
     with (out / "compare.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))

@@ -27,7 +27,7 @@ from harvib.evaluate import evaluate_run
 from harvib.export.matrices import Float32, Scheme
 from harvib.export.onnx import to_onnx
 from harvib.factorised import KINDS
-from harvib.models import SequenceClassifier, masked_from
+from harvib.models import SequenceClassifier
 from harvib.onnxfile import read_onnx
 from harvib.quantize.numbers import by_groups, by_rows
 from harvib.quantize.schemes import SCHEMES
@@ -41,7 +41,7 @@ def small_model(
     """Compact; the masks keep the first of each and a random share of the others."""
     torch.manual_seed(seed)
     factors = {"factors": 2} if kind.startswith("circulant") and seed % 2 else {}
-    masked = masked_from(SequenceClassifier(spec_of(factorize=kind, **{**form, **factors, **more}))).eval()
+    masked = SequenceClassifier(spec_of(factorize=kind, **{**form, **factors, **more})).masked().eval()
     for mask in masked.masks().values():
         keep = torch.rand(mask.mu.numel()) >= drop
         keep[:3] = True

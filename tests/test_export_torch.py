@@ -26,7 +26,7 @@ from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.export import to_torch
 from harvib.foreign import read_foreign
-from harvib.models import ModelSpec, SequenceClassifier
+from harvib.models import ModelSpec, SequenceClassifier, recurrent
 from harvib.rundir import RunFolder
 from harvib.weights import ModelCard, load_model, save_model
 
@@ -207,7 +207,8 @@ def test_a_finished_run_is_exported_and_pruned_again(tmp_path: Path) -> None:
     run, out = small_run(tmp_path), tmp_path / "x.safetensors"
     code, text = call("export", "--model", run, "--format", "torch", "--out", out)
     assert code == 0, text
-    model, card = load_model(RunFolder(run).model)
+    loaded, card = load_model(RunFolder(run).model)
+    model = recurrent(loaded, "")
     kept, units = model.spec.inputs, model.spec.shape[0][0]
     assert text == f"{out}: inputs {kept}, nn.LSTM({kept}, {units}), nn.Linear({units}, 4)\n"
     words: tuple[Any, ...] = (

@@ -15,15 +15,17 @@ from torch import nn
 
 from harvib.budget import land
 from harvib.cells.factorised import FactorisedCell
+from harvib.classifier import to_json
 from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.factorised import KINDS, NETWORKS, Factor
-from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.families import spec_from_json
+from harvib.models import ModelSpec, SequenceClassifier
 from harvib.objectives import input_kl
-from harvib.ranking import Ranking
-from harvib.runconfig import plain_spec
+from harvib.runconfig import stack_spec
 from harvib.settings import TrainSettings
 from harvib.sizes import parameters_of, plain_size, smallest
+from harvib.stack_ranking import StackRanking
 from harvib.weights import ModelCard, load_model, save_model
 
 INPUTS = 12
@@ -32,7 +34,7 @@ INPUTS = 12
 def spec_of(inputs: int = INPUTS, classes: int = 4, **changes: Any) -> ModelSpec:
     card = ModelCard(tuple(map(str, range(classes))), "")
     rank = {"rank": 2} if changes.get("factorize") in NETWORKS else {}
-    return plain_spec(TrainSettings(**{"hidden": 8, **rank, **changes}), inputs, card)
+    return stack_spec(TrainSettings(**{"hidden": 8, **rank, **changes}), inputs, card)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def factor_of(form: str) -> Factor:
 def masked_model(**changes: Any) -> SequenceClassifier:
     seed = changes.pop("seed", 0)
     torch.manual_seed(seed)
-    return masked_from(SequenceClassifier(spec_of(**changes))).eval()
+    return SequenceClassifier(spec_of(**changes)).masked().eval()
 
 
 FORMS: list[dict[str, Any]] = [
@@ -195,7 +197,7 @@ def test_a_compact_model_survives_its_file(tmp_path: Any) -> None:
     again = load_model(tmp_path / "m.safetensors")[0]
     x, lengths = clips_of(INPUTS, [3, 5])
     assert torch.equal(again(x, lengths), small(x, lengths))
-    assert ModelSpec.from_json(small.spec.to_json()) == small.spec
+    assert spec_from_json(to_json(small.spec)) == small.spec
 
 
 def test_masks_of_one_change_nothing_and_draws_are_one_a_clip() -> None:
@@ -241,12 +243,12 @@ def spec_as_plain(spec: ModelSpec) -> ModelSpec:
 
 def test_a_bond_is_ranked_as_units_are_and_keeps_its_best() -> None:
     model = masked_model(factorize="tt", rank=3)
-    ranking = Ranking(model)
+    ranking = StackRanking(model)
     mask = model.masks()["ih-r1"]
     with torch.no_grad():
         mask.mu.fill_(1.0)
         mask.log_variance.copy_(torch.tensor([3.0, -1.0, 2.0]))
-    ranking = Ranking(model)
+    ranking = StackRanking(model)
     assert ranking.kept_ranks(2.5)["ih"]["r1"].tolist() == [False, True, True]
     assert ranking.kept_ranks(-9.0)["ih"]["r1"].tolist() == [False, True, False]
 

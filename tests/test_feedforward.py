@@ -108,6 +108,7 @@ def test_a_run_is_trained_evaluated_measured_and_reported(
     found = evaluate_run(run, tmp_path / "cache.h5", TEST_SPLIT, "test", torch.device("cpu"))
     assert found["accuracy"] == report["compact"]["accuracy"]["test"]
     model, _ = load_model(RunFolder(run).model)
+    assert isinstance(model.spec, ModelSpec)
     assert model.spec.kernel == fields.get("kernel", 3)
     assert model.spec.readout == ("last" if cell == "mlp" else "mean")
     assert report["compact"]["parameters"]["total"] == sum(weight.numel() for weight in model.parameters())

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from harvib.cli import main
 from harvib.errors import InputError
 from harvib.foreign import read_foreign
+from harvib.models import recurrent
 from harvib.rundir import RunFolder
 from harvib.weights import load_model
 
@@ -236,7 +237,7 @@ def test_prune_leaves_a_run_that_started_from_the_given_model(tmp_path: Path) ->
     assert text.rstrip().endswith(f"run folder: {tmp_path / 'run'}")
     plain, card = load_model(RunFolder(tmp_path / "run").plain)
     assert card.classes == CLASSES
-    stored = dict(plain.recurrent.named_parameters())
+    stored = dict(recurrent(plain, "").recurrent.named_parameters())
     assert torch.equal(
         stored["layers.1.cells.1.gru.weight_hh_l0"], load_file(path)["encoder.weight_hh_l1_reverse"]
     )
@@ -261,7 +262,7 @@ def test_prune_by_group_lasso_keeps_to_the_given_model(tmp_path: Path) -> None:
     code, _, errors = run(*given, "--method=lasso", "--lasso=0.01", "--lasso-epochs=2")
     assert code == 0, errors
     plain, _ = load_model(RunFolder(tmp_path / "run").plain)
-    stored = dict(plain.recurrent.named_parameters())
+    stored = dict(recurrent(plain, "").recurrent.named_parameters())
     assert torch.equal(stored["layers.0.cells.0.lstm.weight_hh_l0"], load_file(path)["encoder.weight_hh_l0"])
 
 

@@ -17,7 +17,7 @@ from harvib.cells import CELLS, shape_of
 from harvib.cells.gated import PlainForm
 from harvib.kernels import GRUKernel, Kernel, LSTMKernel, RNNKernel, Weights, run
 from harvib.masks import VIBMask
-from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.models import ModelSpec, SequenceClassifier
 
 KERNELS: dict[str, tuple[Kernel, int, int]] = {
     "lstm": (LSTMKernel(), 4, 3),
@@ -320,7 +320,7 @@ def test_a_masked_cell_puts_each_draw_on_its_gate(cell: str, monkeypatch: pytest
 def test_padding_changes_no_gradient(cell: str, bidirectional: bool) -> None:
     torch.manual_seed(37)
     spec = ModelSpec(cell, "plain", 4, 4, shape_of(3, 2, bidirectional), 2)
-    model = masked_from(SequenceClassifier(spec)).eval().double()
+    model = SequenceClassifier(spec).masked().eval().double()
     lengths = [5, 2, 3]
     x = torch.randn(3, 7, 4, dtype=torch.float64)
     model(x, torch.tensor(lengths)).square().sum().backward()

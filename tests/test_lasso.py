@@ -24,9 +24,9 @@ from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.lasso import GroupLasso, drop_zero_groups, freeze_masks, squared_norms
 from harvib.models import SequenceClassifier
-from harvib.ranking import deciding
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
+from harvib.stack_ranking import deciding
 
 CPU = torch.device("cpu")
 OUTPUT = {"lstm": "o", "gru": "n", "rnn": "h", "rnn-relu": "h", "conv": "h", "mlp": "h"}

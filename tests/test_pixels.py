@@ -37,7 +37,7 @@ from harfeat.settings import ExtractSettings
 from harfeat.verify import verify
 from harvib.data import load_clips, load_parts
 from harvib.methods import train
-from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.models import ModelSpec, SequenceClassifier
 from harvib.report.page import page
 from harvib.report.pixels import kept_pixels, pixels_caption, pixels_plot
 from harvib.settings import TrainSettings
@@ -258,7 +258,7 @@ def test_training_finds_the_pixels_that_tell_the_class(trained: Path) -> None:
 
 def a_masked_model(inputs: int = 36) -> SequenceClassifier:
     torch.manual_seed(0)
-    masked = masked_from(SequenceClassifier(ModelSpec("lstm", "plain", 36, inputs, ((4,),), 3)))
+    masked = SequenceClassifier(ModelSpec("lstm", "plain", 36, inputs, ((4,),), 3)).masked()
     assert masked.input_mask is not None
     with torch.no_grad():
         masked.input_mask.mu.copy_(torch.linspace(-0.9, 0.9, inputs))

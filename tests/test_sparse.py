@@ -27,7 +27,7 @@ from harvib.factorised.sparse import ENTRIES, SparseMatrix, sparse
 from harvib.lasso import freeze_masks
 from harvib.magnitude import rank_by_norm
 from harvib.masks import VIBMask
-from harvib.models import SequenceClassifier, masked_from
+from harvib.models import ModelSpec, SequenceClassifier
 from harvib.objectives import gate_kl
 from harvib.settings import TrainSettings
 from harvib.sizes import parameters_of, plain_size, smallest
@@ -51,7 +51,7 @@ def masked_model(
         std = torch.rand(plain.spec.inputs) + 0.3
         std[0] = 0  # a constant feature
         plain.standardize_by(torch.randn(plain.spec.inputs), std)
-    return masked_from(plain).eval()
+    return plain.masked().eval()
 
 
 def matrix_of(model: SequenceClassifier, side: str = "ih") -> SparseMatrix:
@@ -404,6 +404,7 @@ def test_the_command_trains_it(tmp_path: Path, arguments: tuple[str, ...]) -> No
     result = train_command(tmp_path / "cache.h5", tmp_path / "run", *epochs, *arguments, "--standardize")
     assert result.exit_code == 0, result.output
     final, _ = load_model(tmp_path / "run" / "model.safetensors")
+    assert isinstance(final.spec, ModelSpec)
     assert final.spec.factor is not None
     assert final.spec.factor.kind == "sparse"
     report = json.loads((tmp_path / "run" / "report.json").read_text())

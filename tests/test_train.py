@@ -22,7 +22,7 @@ from harvib.compact import compact
 from harvib.data import Batch, ClipSet, Parts, load_parts
 from harvib.errors import InputError
 from harvib.metrics import evaluate
-from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.models import ModelSpec, SequenceClassifier
 from harvib.objectives import LossWeights, loss_terms, soft_target_loss
 from harvib.settings import TrainSettings
 from harvib.train import Row, Stage, fit
@@ -39,7 +39,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 def masked_model(seed: int = 0) -> SequenceClassifier:
     torch.manual_seed(seed)
-    return masked_from(SequenceClassifier(ModelSpec("lstm", "plain", 6, 6, shape_of(4), 3)))
+    return SequenceClassifier(ModelSpec("lstm", "plain", 6, 6, shape_of(4), 3)).masked()
 
 
 def run(

@@ -19,7 +19,7 @@ from torch import Tensor
 from harvib.cells import shape_of
 from harvib.compact import compact
 from harvib.errors import InputError
-from harvib.models import ModelSpec, SequenceClassifier, masked_from
+from harvib.models import ModelSpec, SequenceClassifier
 from harvib.weights import ModelCard, load_model, save_model
 
 CARD = ModelCard(("hop", "run", "sit"), "f" * 64)
@@ -30,7 +30,7 @@ def models() -> dict[str, SequenceClassifier]:
     plain = SequenceClassifier(ModelSpec("lstm", "plain", 9, 6, shape_of(5), 3, "last", 0.1))
     plain.selection.copy_(torch.tensor([0, 2, 3, 5, 7, 8]))
     plain.standardize_by(torch.randn(6), torch.rand(6) + 0.5)
-    masked = masked_from(plain)
+    masked = plain.masked()
     with torch.no_grad():
         masked.masks()["input"].log_variance[2] = 9
         masked.masks()["f"].log_variance[1] = 9
@@ -182,6 +182,7 @@ def test_a_changed_byte_of_the_header_gives_one_line_or_a_model(saved: Path, pla
     other.write_bytes(raw)
     with contextlib.suppress(InputError):
         model, _ = load_model(other)
+        assert isinstance(model.spec, ModelSpec)
         assert model.spec.shape == ((4,),), "what is still read has the sizes of its weights"
         return
     refusal(other)

@@ -195,6 +195,10 @@ class Stack(nn.Module):
         """Weights between inputs and hidden states: of W_ih in all layers, and of a projection; no biases."""
         return sum(cell.input_weights() for layer in self._layers() for _, cell in layer.directions())
 
+    def macs(self, steps: int) -> int:
+        """Multiply-accumulates of a clip of so many steps, each cell by its own count."""
+        return sum(cell.macs(steps) for layer in self._layers() for _, cell in layer.directions())
+
     def matrices(self) -> dict[str, Matrix]:
         """The structured matrices, `ih` and `hh`: only a first layer of one direction can have some."""
         return self._layers()[0].directions()[0][1].matrices()

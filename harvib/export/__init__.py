@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harvib.errors import InputError
 from harvib.export.torch import to_torch, write_torch
-from harvib.models import SequenceClassifier
+from harvib.models import SequenceClassifier, recurrent
 from harvib.onnxfile import needs_onnx
 from harvib.rundir import RunFolder, model_file
 from harvib.weights import ModelCard, load_model
@@ -44,6 +44,6 @@ def export_run(model: Path, form: str, out: Path) -> str:
         raise InputError(f"{model}: interrupted before its final model; repeat its command, then export")
     network, card = load_model(model_file(model))
     try:
-        return FORMATS[form](network, card, out)
+        return FORMATS[form](recurrent(network, f"--format {form}"), card, out)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written: {error.strerror or error}") from error

@@ -22,7 +22,7 @@ from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.export.card import TorchCard
 from harvib.lasso import freeze_masks
-from harvib.models import SequenceClassifier, masked_from
+from harvib.models import SequenceClassifier
 from harvib.readout import READOUTS
 from harvib.weights import ModelCard, write_tensors
 
@@ -188,7 +188,7 @@ def compact_form(model: SequenceClassifier) -> SequenceClassifier:
         return model
     if model.spec.state == "plain":
         # Open masks change nothing, and their compaction folds the standardisation into the weights.
-        model = masked_from(model)
+        model = model.masked()
         freeze_masks(model, open_all=True)
     return compact(model.eval())
 

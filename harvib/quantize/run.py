@@ -14,6 +14,7 @@ import onnxruntime
 import torch
 
 from harvib.bench import BenchSettings, interleaved, per_clip, random_clips, threads
+from harvib.classifier import Classifier
 from harvib.data import Parts, load_parts
 from harvib.devices import machine
 from harvib.errors import InputError
@@ -22,7 +23,7 @@ from harvib.export.matrices import Float32
 from harvib.export.onnx import to_onnx
 from harvib.export.torch import compact_form
 from harvib.metrics import Evaluation, evaluate
-from harvib.models import SequenceClassifier
+from harvib.models import SequenceClassifier, recurrent
 from harvib.onnxfile import SUFFIX, OnnxClassifier, load_onnx, read_onnx
 from harvib.quantize.calibration import observed
 from harvib.quantize.schemes import SCHEMES
@@ -61,8 +62,8 @@ def quantize_run(
         _require_known(schemes)
     folder = _finished(run)
     model, card = load_model(folder.model)
-    small = compact_form(model)
-    chosen = _possible(model) if schemes is None else schemes
+    small = compact_form(recurrent(model, str(run)))
+    chosen = _possible(small) if schemes is None else schemes
     where = out or run
     if where.exists() and not where.is_dir():
         raise InputError(f"--out {where}: is a file; name a folder")
@@ -193,7 +194,7 @@ def _finished(run: Path) -> RunFolder:
     return folder
 
 
-def _evaluations(model: SequenceClassifier | OnnxClassifier, parts: Parts) -> dict[str, Evaluation]:
+def _evaluations(model: Classifier | OnnxClassifier, parts: Parts) -> dict[str, Evaluation]:
     return {part: evaluate(model, getattr(parts, part), _CPU) for part in _PARTS}
 
 

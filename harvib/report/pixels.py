@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harvib.models import SequenceClassifier
+from harvib.classifier import Classifier
 from harvib.report.plots import pictures_plot
 
 _CHANNELS = ("red", "green", "blue")
@@ -40,7 +40,7 @@ class KeptPixels:
 
 
 @torch.no_grad()
-def kept_pixels(masked: SequenceClassifier, recipe: Mapping[str, Any]) -> KeptPixels | None:
+def kept_pixels(masked: Classifier, recipe: Mapping[str, Any]) -> KeptPixels | None:
     """What a masked model keeps of the frame; None where it was not trained on pixels.
 
     `recipe` is that of the cache it was trained on.

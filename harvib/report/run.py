@@ -232,7 +232,7 @@ def mask_plots(folder: RunFolder, recipe: Mapping[str, Any], prefix: str = "") -
         plots.append(Plot("Kept pixels", Markup(svg), caption))
     for name, mask in masked.masks().items():
         log_alpha = mask.log_alpha().numpy()
-        title = mask_title(name, masked.spec.projected)
+        title = mask_title(name, getattr(masked.spec, "projected", False))
         told = f"{int(mask.keep().sum()):,} of {len(log_alpha):,} kept."
         alt = f"Histogram of log alpha, {title}: {told}"
         svg = log_alpha_plot(f"{prefix}mask-{name.replace('.', '-')}", log_alpha, alt)

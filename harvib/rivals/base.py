@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from harvib.classifier import Spec
 from harvib.errors import InputError
-from harvib.models import ModelSpec
 from harvib.runconfig import plain_spec
 from harvib.settings import TrainSettings
-from harvib.sizes import plain_size
 from harvib.weights import ModelCard
 
 TRIALS = 4
@@ -42,7 +41,7 @@ class Task:
             raise ValueError(f"a recipe offers {TRIALS} settings, not {len(values)}")
         return values[self.trial]
 
-    def spec(self, settings: TrainSettings) -> ModelSpec:
+    def spec(self, settings: TrainSettings) -> Spec:
         """The plain model of these settings. NoModelError where there is no such model."""
         try:
             return plain_spec(settings, self.features, self.card)
@@ -52,7 +51,7 @@ class Task:
     def size(self, settings: TrainSettings) -> int:
         """Parameters of the plain model of these settings. NoModelError where there is no such model."""
         try:
-            return plain_size(self.spec(settings))
+            return self.spec(settings).plain_size()
         except InputError as error:
             raise NoModelError(str(error)) from error
 

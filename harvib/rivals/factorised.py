@@ -11,6 +11,7 @@ import math
 from dataclasses import replace
 
 from harvib.factorised import outline
+from harvib.models import ModelSpec
 from harvib.rivals.base import TUNED, NoModelError, Recipe, Rival, Task, fitted, largest, pruned, scratch
 from harvib.settings import TrainSettings
 
@@ -23,6 +24,7 @@ def _units(task: Task, share: float = 1.0) -> int:
 def _saves(task: Task, settings: TrainSettings) -> bool:
     """Whether every network of these settings has fewer weights than the matrix that it stands for."""
     spec = task.spec(settings)
+    assert isinstance(spec, ModelSpec)
     factors = (factor for factor in (spec.factor, spec.hidden_factor) if factor is not None)
     return all(outline(factor).parameter_count() < math.prod(factor.size) for factor in factors)
 
@@ -51,9 +53,10 @@ def _direct(kind: str, model: str = "lstm", hidden: bool = False) -> Recipe:
         def of_rank(rank: int) -> TrainSettings:
             if rank <= both:
                 return replace(base, rank=rank)
-            factor = task.spec(base).factor
-            assert factor is not None
-            return replace(base, rank=both, ranks=",".join([str(rank)] * len(factor.ranks)))
+            spec = task.spec(base)
+            assert isinstance(spec, ModelSpec)
+            assert spec.factor is not None
+            return replace(base, rank=both, ranks=",".join([str(rank)] * len(spec.factor.ranks)))
 
         return largest(task, of_rank, _highest(task, replace(base, factorize_hidden=False)))
 
