@@ -292,8 +292,9 @@ class WorkFolder:
 
     def _update(self, **changes: Any) -> None:
         failures = tuple(sorted_failures(list(self.failures.values())))
-        self._manifest = replace(self._manifest, failures=failures, **changes)
-        write_manifest(self.path, self._manifest)
+        manifest = replace(self._manifest, failures=failures, **changes)
+        write_manifest(self.path, manifest)
+        self._manifest = manifest  # once it stands: whoever tries again would list its files twice
 
     def _close_files(self) -> None:
         self._shards.close()
