@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from harfeat.errors import InputError
+from harfeat.interruptions import sigterm_as_ctrl_c
 
 _COMMANDS = {
     "datasets": "datasets:datasets",
@@ -44,9 +45,9 @@ class _Group(click.Group):
         command: click.Command = getattr(importlib.import_module(f"harfeat.commands.{module}"), name)
         return command
 
+    # What a scheduler sends before it kills: workers are stopped and finished clips kept, as on Ctrl-C.
+    @sigterm_as_ctrl_c()
     def invoke(self, ctx: click.Context) -> Any:
-        # What a scheduler sends before it kills: workers are stopped and finished clips kept, as on Ctrl-C.
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -61,8 +62,6 @@ class _Group(click.Group):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would only spoil the end
             click.echo("harfeat: interrupted; the same command resumes", err=True)
             sys.exit(130)
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 @click.group("harfeat", cls=_Group)

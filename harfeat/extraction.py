@@ -24,6 +24,7 @@ from harfeat.decode import recipe as decoder_recipe
 from harfeat.decode.pool import prepared_clips
 from harfeat.decode.worker import Prepared
 from harfeat.flow import flow_recipe
+from harfeat.interruptions import held_back
 from harfeat.pixels import Pixels
 from harfeat.preprocess import TransformConfig
 from harfeat.sampling import FLOW
@@ -112,20 +113,24 @@ def extract_clips(
 
     What is finished when an error or an interruption ends it is written too.
     """
-    rows: list[ClipRow] = []
-    features: list[dict[str, ClipFeatures]] = []
+    finished: list[tuple[ClipRow, dict[str, ClipFeatures]]] = []
     failures: list[Failure] = []
     written, held = time.monotonic(), 0
 
     def write() -> None:
         nonlocal written, held
-        place = destination
-        entries = [write_shard(place.folder, place.recipe, place.classes, rows, features)] if rows else []
-        if entries or failures:
-            record(entries, failures)
-        for finished in (rows, features, failures):
+        # An interruption after some of this would have the rest done once more, by the last call.
+        with held_back():
+            entries = []
+            if finished:
+                rows, features = zip(*finished, strict=True)
+                place = destination
+                entries.append(write_shard(place.folder, place.recipe, place.classes, rows, features))
+            if entries or failures:
+                record(entries, failures)
             finished.clear()
-        written, held = time.monotonic(), 0
+            failures.clear()
+            written, held = time.monotonic(), 0
 
     try:
         # Closed at once on an error: the traceback would keep the decoding processes alive.
@@ -134,8 +139,7 @@ def extract_clips(
                 if isinstance(result, Failure):
                     failures.append(result)
                 else:
-                    rows.append(result[0])
-                    features.append(result[1])
+                    finished.append(result)
                     held += sum(values.features.nbytes for values in result[1].values())
                 advance()
                 if time.monotonic() - written > settings.part_seconds or held > _HELD:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import Any
 
 import click
 from torch.distributed import is_torchelastic_launched
 
-from harfeat.cache import CacheError
+from harfeat.cache import CacheError, sigterm_as_ctrl_c
 from harvib.commands.bench import bench
 from harvib.commands.compare import compare
 from harvib.commands.evaluate import evaluate
@@ -32,9 +31,9 @@ def _who() -> str:
 class _Group(click.Group):
     """Prints a user's error as one line and ends with exit code 2; an interruption ends with 130."""
 
+    # What a scheduler sends before it kills: the run stops as on Ctrl-C, and resumes.
+    @sigterm_as_ctrl_c()
     def invoke(self, ctx: click.Context) -> Any:
-        # What a scheduler sends before it kills: the run stops as on Ctrl-C, and resumes.
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -50,8 +49,6 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo(f"{_who()}: interrupted; the same command resumes", err=True)
             sys.exit(130)
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 @click.group("harvib", cls=_Group)

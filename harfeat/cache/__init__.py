@@ -13,6 +13,7 @@ from harfeat.cache.schema import (
     StreamLayout,
 )
 from harfeat.cache.writer import single_stream, write_cache
+from harfeat.interruptions import sigterm_as_ctrl_c
 
 __all__ = [
     "DEFAULT_STREAM",
@@ -27,6 +28,7 @@ __all__ = [
     "StreamLayout",
     "label_fields",
     "open_cache",
+    "sigterm_as_ctrl_c",
     "single_stream",
     "write_cache",
 ]

@@ -21,7 +21,6 @@ import numpy as np
 
 from harfeat.cache.digest import digest_of_clip, digests_of_head, digests_of_stream, sorted_failures
 from harfeat.cache.fingerprint import canonical_json, fingerprint
-from harfeat.cache.interruptions import held_back
 from harfeat.cache.labels import is_several, label_sets_of
 from harfeat.cache.schema import (
     DEFAULT_STREAM,
@@ -34,6 +33,7 @@ from harfeat.cache.schema import (
     offsets_of,
 )
 from harfeat.cache.sink import Sink
+from harfeat.interruptions import held_back
 
 
 def write_cache(

@@ -11,10 +11,10 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from harfeat.cache.interruptions import held_back
 from harfeat.decode.records import DecodeError
 from harfeat.decode.worker import Prepared, initialise, run, worker_context
 from harfeat.errors import InputError
+from harfeat.interruptions import held_back
 from harfeat.preprocess import TransformConfig
 from harfeat.sampling import SamplingSettings
 

@@ -13,10 +13,10 @@ import numpy as np
 from pebble import ProcessExpired, ProcessPool
 from PIL import Image
 
-from harfeat.cache.interruptions import held_back
 from harfeat.decode import DecodeError, decode_clip
 from harfeat.decode.worker import initialise, worker_context
 from harfeat.hashing import sha256_of_file
+from harfeat.interruptions import held_back
 from harfeat.preprocess import TransformConfig, prepare
 
 _QUALITY = 72
