@@ -14,16 +14,20 @@ from harfeat.splits import TEST, TRAIN, Split
 
 def check_labels(classes: Sequence[str], clips: Sequence[ClipRow]) -> Iterator[Finding]:
     """Labels within the classes, classes with clips. Opening a cache refuses labels out of range."""
-    counts = Counter(clip.label for clip in clips)
+    counts = Counter(label for clip in clips for label in clip.all_labels)
     without = [name for index, name in enumerate(classes) if not counts[index]]
     present = len(classes) - len(without)
-    sizes = [count for label, count in counts.items() if label >= 0]
-    range_ = f", {min(sizes)} to {max(sizes)} a class" if sizes else ""
+    range_ = f", {min(counts.values())} to {max(counts.values())} a class" if counts else ""
     yield Finding(OK, "labels", f"{len(clips)} clips in {present} of {len(classes)} classes{range_}")
     if without:
         yield Finding(NOTE, "labels", f"{len(without)} classes have no clip: {some(without)}")
-    if counts[-1]:
-        yield Finding(NOTE, "labels", f"{counts[-1]} clips have no single label (-1)")
+    several = sum(len(clip.labels) > 1 for clip in clips)
+    none = [clip.name for clip in clips if not clip.all_labels]
+    if several:
+        mean = sum(counts.values()) / len(clips)
+        yield Finding(NOTE, "labels", f"{several} clips have several labels, {mean:.2f} a clip in the mean of all")
+    if none:
+        yield Finding(NOTE, "labels", f"{len(none)} clips have no label: {some(none)}")
 
 
 def check_groups(clips: Sequence[ClipRow]) -> Iterator[Finding]:
@@ -50,10 +54,15 @@ def check_split(split: Split, classes: Sequence[str], clips: Sequence[ClipRow]) 
     if empty:
         yield Finding(WARNING, check, f"no clip in {' and none in '.join(empty)}")
     sides = {
-        role: {clip.label for clip, is_role in zip(clips, split.roles == role, strict=True) if is_role}
+        role: {
+            label
+            for clip, is_role in zip(clips, split.roles == role, strict=True)
+            if is_role
+            for label in clip.all_labels
+        }
         for role in (TRAIN, TEST)
     }
-    untrained = [classes[label] for label in sorted(sides[TEST] - sides[TRAIN] - {-1})]
+    untrained = [classes[label] for label in sorted(sides[TEST] - sides[TRAIN])]
     if untrained and train:
         yield Finding(WARNING, check, f"{len(untrained)} classes are tested but not trained: {some(untrained)}")
     if split.leaking_groups:

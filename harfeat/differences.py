@@ -104,10 +104,10 @@ def _differing(a: Cache, b: Cache, column: str, pairs: Pairs) -> tuple[str, ...]
 
 
 def _value(cache: Cache, clip: ClipRow, column: str) -> object:
-    """Labels are compared by the class they name; one NaN is as good as another."""
-    value = getattr(clip, column)
+    """Labels, one or several, are compared by the classes they name; one NaN is as good as another."""
     if column == "label":
-        return cache.classes[value] if value >= 0 else None
+        return {cache.classes[label] for label in clip.all_labels}
+    value = getattr(clip, column)
     return None if value != value else value  # noqa: PLR0124
 
 

@@ -18,13 +18,15 @@ def describe(cache: Cache) -> dict[str, Any]:
         "content": cache.content,
         "clips": len(cache.clips),
         "classes": list(cache.classes),
-        "clips_per_class": np.bincount(cache.labels[cache.labels >= 0], minlength=len(cache.classes)).tolist(),
+        "clips_per_class": cache.clips_per_class.tolist(),
+        "labels_per_clip": _labels_per_clip(cache),
         "groups": len({clip.group for clip in cache.clips} - {""}),
         "streams": {
             name: {
                 "rows": int(cache.lengths(name).sum()),
                 "dim": cache.dim(name),
                 "dtype": str(cache.dtype(name)),
+                "quantisation": list(cache.quantisation(name)),
             }
             for name in cache.streams
         },
@@ -40,4 +42,15 @@ def describe(cache: Cache) -> dict[str, Any]:
         "damaged": [clip.name for clip in cache.clips if clip.damaged == 1],
         "failures": [vars(failure) for failure in cache.failures],
         "provenance": cache.provenance,
+    }
+
+
+def _labels_per_clip(cache: Cache) -> dict[str, Any]:
+    """Mean, most, and how many clips have several or none."""
+    sizes = np.diff(cache.label_sets[0])
+    return {
+        "mean": float(sizes.mean()) if sizes.size else 0.0,
+        "most": int(sizes.max(initial=0)),
+        "several": int((sizes > 1).sum()),
+        "none": int((sizes == 0).sum()),
     }

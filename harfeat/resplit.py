@@ -17,7 +17,16 @@ import numpy as np
 from harfeat.cache import ROLES, Cache, open_cache, write_cache
 from harfeat.datasets import REGISTRY, Clip
 from harfeat.errors import InputError
-from harfeat.splits import UNUSED, Split, fixed_split, group_split, leaking_groups, listed_split, random_split
+from harfeat.splits import (
+    UNUSED,
+    Split,
+    fixed_split,
+    group_split,
+    leaking_groups,
+    listed_split,
+    random_split,
+    several_split,
+)
 
 OFFICIAL = tuple(name for name, definition in REGISTRY.items() if definition.official_splits is not None)
 """The data sets that have official splits."""
@@ -31,7 +40,8 @@ _MOST_BYTES = 256 << 20
 class SplitChanges:
     """What is to be cut anew; everything that is named is made.
 
-    `random`, `group`: seeded draws of `train_share` (by default 0.6) of each class, by clips or by whole groups;
+    `random`, `group`: seeded draws of `train_share` (by default 0.6) of each class, by clips or by whole groups,
+    or where clips have several labels of all clips, by whole groups in both cases, without those of no label;
     `test_groups`: these groups test ("listed"); `official`: the splits of this data set (`OFFICIAL`), from the
     folder `lists`; `file`: roles from a file, see `read_roles`. `name` is what a single new split is called
     instead. `drop` names splits that go.
@@ -141,9 +151,17 @@ def _made(cache: Cache, changes: SplitChanges, notes: list[str]) -> list[Split]:
     seed = 0 if changes.seed is None else changes.seed
     share = 0.6 if changes.train_share is None else changes.train_share
     made: list[Split] = []
-    made += [random_split(labels, groups, seed, share)] if changes.random else []
-    made += [group_split(labels, groups, seed, share)] if changes.group else []
-    made += [listed_split(labels, groups, changes.test_groups)] if changes.test_groups else []
+    counts = np.diff(cache.label_sets[0]).tolist() if cache.has_several else None
+    if changes.random:
+        made.append(
+            random_split(labels, groups, seed, share)
+            if counts is None
+            else several_split(counts, groups, seed, share)
+        )
+    if changes.group:
+        made.append(group_split(labels, groups, seed, share, counts))
+    if changes.test_groups:
+        made.append(listed_split(labels, groups, changes.test_groups, counts))
     made += _official(cache, changes.official, changes.lists) if changes.official is not None else []
     made += [_from_file(cache, changes.file, changes.name, notes)] if changes.file is not None else []
     # By the groups that the cache knows, which readers compare.

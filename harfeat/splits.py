@@ -80,7 +80,13 @@ def random_split(labels: Sequence[int], groups: Sequence[str], seed: int, train_
     return Split("random", roles, rule, seed, leaking_groups(roles, groups))
 
 
-def group_split(labels: Sequence[int], groups: Sequence[str], seed: int, train_fraction: float = 0.6) -> Split:
+def group_split(
+    labels: Sequence[int],
+    groups: Sequence[str],
+    seed: int,
+    train_fraction: float = 0.6,
+    counts: Sequence[int] | None = None,
+) -> Split:
     """Return the split "group": whole groups on one side, each class near `train_fraction`.
 
     Groups may belong to one class (source videos) or span classes (subjects). Every class is on both
@@ -92,6 +98,7 @@ def group_split(labels: Sequence[int], groups: Sequence[str], seed: int, train_f
         groups: (V,), none of them empty.
         seed: 0 or more; chooses among equally good answers.
         train_fraction: strictly between 0 and 1.
+        counts: (V,) labels of each clip, where some have not exactly one: then as `several_split` does it.
 
     Raises:
         InputError: a clip without a group, or no class with clips in two groups.
@@ -100,6 +107,11 @@ def group_split(labels: Sequence[int], groups: Sequence[str], seed: int, train_f
     _check_groups(groups)
     if len(set(groups)) == 1:
         raise InputError(f"all clips are of one group, {groups[0]!r}; at least two are needed to divide them")
+    if counts is not None:
+        split = several_split(counts, groups, seed, train_fraction, "group")
+        if not (split.roles == TEST).any():
+            raise InputError("the clips with labels are of one group or none; at least two are needed")
+        return split
     training = training_groups(labels, groups, train_fraction, seed)
     roles = np.array([TRAIN if group in training else TEST for group in groups], np.int8)
     if not (roles == TEST).any():
@@ -115,8 +127,12 @@ def group_split(labels: Sequence[int], groups: Sequence[str], seed: int, train_f
     return Split("group", roles, rule, seed, leaking_groups(roles, groups))
 
 
-def listed_split(labels: Sequence[int], groups: Sequence[str], test_groups: Sequence[str]) -> Split:
+def listed_split(
+    labels: Sequence[int], groups: Sequence[str], test_groups: Sequence[str], counts: Sequence[int] | None = None
+) -> Split:
     """Return the split "listed": the clips of the listed groups test, all others train.
+
+    Of clips with several labels `counts` (V,) says how many each has; those without any are unused.
 
     A listed text names the group that equals it; where both are digits only, they are compared as
     numbers, so "8" names the group "08" as well.
@@ -141,7 +157,61 @@ def listed_split(labels: Sequence[int], groups: Sequence[str], test_groups: Sequ
     if TRAIN not in roles:
         raise InputError("the list of test groups names every group; leave at least one to train on")
     rule = f"the clips of the listed groups test ({', '.join(test_groups)}), all others train"
+    if counts is not None and 0 in counts:
+        roles = [role if count else UNUSED for role, count in zip(roles, counts, strict=True)]
+        if TRAIN not in roles:
+            raise InputError("the list of test groups leaves no clip with a label to train on")
+        rule += f"; {list(counts).count(0)} clips without any label are unused"
     return fixed_split("listed", roles, groups, rule)
+
+
+def several_split(
+    counts: Sequence[int], groups: Sequence[str], seed: int, train_fraction: float = 0.6, name: str = "random"
+) -> Split:
+    """Return a seeded draw of `train_fraction` of the clips that have any number of labels.
+
+    Not of each class, since a clip belongs to several. Groups are never divided; a clip without one ("") is drawn
+    by itself. Clips without any label are unused. Groups are taken in a drawn order, each where it brings the
+    trained clips nearer to their share; both sides get one wherever there are two.
+
+    Args:
+        counts: (V,), labels of each clip.
+        groups: (V,).
+        seed: 0 or more.
+        train_fraction: strictly between 0 and 1.
+        name: of the split.
+
+    Raises:
+        InputError: seed or fraction out of range.
+    """
+    _check_settings(seed, train_fraction)
+    members: dict[tuple[str, int], list[int]] = {}
+    for clip, (count, group) in enumerate(zip(counts, groups, strict=True)):
+        if count:
+            members.setdefault((group, -1 if group else clip), []).append(clip)
+    total = sum(map(len, members.values()))
+    wanted = _training_clips(total, train_fraction)
+    # By their names, so that the order of the clips in the file does not matter.
+    units = [members[key] for key in sorted(members)]
+    roles = np.full(len(counts), UNUSED, np.int8)
+    training: set[int] = set()
+    trained = 0
+    for place in np.random.default_rng([seed]).permutation(len(units)).tolist():
+        size = len(units[place])
+        if abs(trained + size - wanted) <= abs(trained - wanted) and (trained + size < total or len(units) == 1):
+            training.add(place)
+            trained += size
+    if units and not training:
+        training = {min(range(len(units)), key=lambda place: len(units[place]))}
+    for place, unit in enumerate(units):
+        roles[unit] = TRAIN if place in training else TEST
+    rule = (
+        f"a random {_ratio(train_fraction)} draw of the clips, which may have several labels (seed {seed}); "
+        "groups are not divided"
+    )
+    if unlabelled := len(counts) - total:
+        rule += f"; {unlabelled} clips without any label are unused"
+    return Split(name, roles, rule, seed, leaking_groups(roles, groups))
 
 
 def parse_group_list(text: str) -> tuple[str, ...]:
@@ -188,32 +258,44 @@ def ucf101_splits(group_numbers: Sequence[int], groups: Sequence[str]) -> tuple[
 
 
 def default_splits(
-    labels: Sequence[int], groups: Sequence[str], *, seed: int = 0, test_groups: Sequence[str] = ()
+    labels: Sequence[int],
+    groups: Sequence[str],
+    *,
+    seed: int = 0,
+    test_groups: Sequence[str] = (),
+    counts: Sequence[int] | None = None,
 ) -> tuple[Split, ...]:
     """Return the splits of a data set that has no official ones: "random", "group" and perhaps "listed".
 
     "group" is left out where it cannot be made (clips without groups, or one group only); the rule of
-    "random" then says why. "listed" is made where test groups are given.
+    "random" then says why. "listed" is made where test groups are given. Where clips have several labels, or none,
+    `counts` (V,) says how many each has, and there is no "group": "random" does not divide groups
+    (`several_split`). Clips without any label are unused.
 
     Raises:
         InputError: seed out of range, groups for a part of the clips only, or a bad list of test groups.
     """
-    split = random_split(labels, groups, seed)
+    if counts is None and min(labels, default=0) < 0:
+        raise ValueError("some clips have no single label: say how many each has")
+    split = random_split(labels, groups, seed) if counts is None else several_split(counts, groups, seed)
     if not any(groups):
         if test_groups:
             raise InputError(
                 "test groups are listed but the clips have no groups; "
                 "give --group-pattern (folder) or --groups (import)"
             )
+        if counts is not None:
+            return (split,)
         return (replace(split, rule=f"{split.rule}; no group split: the clips carry no group"),)
     _check_groups(groups)
     splits = [split]
-    try:
-        splits.append(group_split(labels, groups, seed))
-    except InputError as error:
-        splits = [replace(split, rule=f"{split.rule}; no group split: {error}")]
+    if counts is None:
+        try:
+            splits.append(group_split(labels, groups, seed))
+        except InputError as error:
+            splits = [replace(split, rule=f"{split.rule}; no group split: {error}")]
     if test_groups:
-        splits.append(listed_split(labels, groups, test_groups))
+        splits.append(listed_split(labels, groups, test_groups, counts))
     return tuple(splits)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from harfeat.cache.fingerprint import differing_fields
+from harfeat.cache.labels import label_fields
 from harfeat.cache.manifest import MANIFEST, read_manifest
 from harfeat.cache.reader import open_cache
 from harfeat.cache.schema import CacheHead, ClipRow, Failure
@@ -208,7 +209,8 @@ def _joined(
     for source in sources:
         number = [places[name] for name in source.head.classes]
         for clip in source.head.clips:
-            rows[clip.name] = replace(clip, label=number[clip.label] if clip.label >= 0 else -1)
+            label, labels = label_fields(number[label] for label in clip.all_labels)
+            rows[clip.name] = replace(clip, label=label, labels=labels)
     clips = [rows[name] for name in sorted(rows)]
     splits = _joined_splits(sources, clips, drop, notes)
     first = sources[0].head

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -13,6 +14,9 @@ from harfeat.cache import Cache, open_cache
 from harfeat.errors import InputError, printable
 from harfeat.info import describe
 from harfeat.splits import TEST, TRAIN, UNUSED, Split
+
+_FREQUENT = 10
+"""Classes that are named."""
 
 
 @click.command()
@@ -60,6 +64,10 @@ def _print(cache: Cache, file: Path) -> None:
     lines = [f"{file}: {known['clips']} clips, {len(cache.classes)} classes, {known['groups']} groups"]
     for name, stream in known["streams"].items():
         lines.append(f"  stream {name}: {stream['rows']} rows of {stream['dim']} {stream['dtype']}")
+        if stream["dtype"] == "uint8" and "quantisation" in cache.recipe:
+            scale, shift = stream["quantisation"]
+            lines[-1] += f", which stand for value * {scale:.6g} + {shift:.6g}"
+    lines += _label_lines(cache, known) if cache.has_several else []
     lines += [f"  content {cache.content}", f"  fingerprint {cache.fingerprint}"]
     for key, value in cache.recipe.items():
         lines.append(f"    {key}: {value if not isinstance(value, dict) else json.dumps(value)}")
@@ -70,6 +78,18 @@ def _print(cache: Cache, file: Path) -> None:
     lines += [f"  missing {failure.name}: {failure.reason}" for failure in cache.failures]
     for line in lines:
         click.echo(printable(line))
+
+
+def _label_lines(cache: Cache, known: Mapping[str, Any]) -> list[str]:
+    """Of a cache whose clips have several labels."""
+    sizes, counts = known["labels_per_clip"], known["clips_per_class"]
+    order = sorted(range(len(counts)), key=lambda label: (-counts[label], label))[:_FREQUENT]
+    shown = ", ".join(f"{cache.classes[label]} ({counts[label]})" for label in order if counts[label])
+    return [
+        f"  several labels a clip: {sizes['mean']:.2f} in the mean, {sizes['most']} at most; {sizes['several']} "
+        f"clips have several, {sizes['none']} none",
+        f"  most frequent: {shown or 'none'}",
+    ]
 
 
 def describe_splits(splits: Iterable[Split]) -> str:

@@ -3,10 +3,15 @@
 features, offsets, frame_index          of the stream rgb: clip v owns rows offsets[v]:offsets[v+1]
 <stream>/features, ...                  the same of every other stream
 labels, source_frames, fps, damaged     a number a clip; names, groups, sha256: a text a clip
+label_offsets, label_index              only where some clip has not exactly one label (-1 in `labels`): clip v has
+                                        the classes label_index[label_offsets[v]:label_offsets[v+1]]
 splits/<name>                           a clip's role: 0 unused, 1 train, 2 test
 classes                                 names in the order of the labels
 failures/name, failures/reason          clips that the cache lacks
 fingerprint, content, provenance, split_rules   texts, the last two JSON
+
+Bytes are stored as they are: where provenance.recipe states a `quantisation` {scale, shift}, they stand for
+value * scale + shift, and elsewhere for value / 255.
 """
 
 from __future__ import annotations
@@ -71,6 +76,8 @@ class Selection:
             "damaged": np.array([clip.damaged for clip in clips], np.int8),
             "fps": np.array([clip.fps for clip in clips], np.float64),
         }
+        if self.cache.has_several:
+            columns["label_offsets"], columns["label_index"] = self.cache.label_sets
         columns |= {f"splits/{name}": split.roles.astype(np.int8) for name, split in self.cache.splits.items()}
         for stream in self.streams:
             columns[key_of(stream, "offsets")] = offsets_of(self.cache.lengths(stream).tolist())

@@ -1,8 +1,9 @@
 """A folder of tar shards as the webdataset package (and any tar reader) takes them: one sample a clip.
 
     KEY.npy             (T, D) features of the stream rgb; KEY.<stream>.npy of every other
-    KEY.cls             the label
-    KEY.json            name, class, group, role in each split, source frames, fps, hash, frame indices
+    KEY.cls             the label, of clips that have exactly one
+    KEY.json            name, class, group, role in each split, source frames, fps, hash, frame indices; where some
+                        clip has not exactly one label (label -1), all of them as `labels` and `classes`
     dataset.json        classes, splits, failures, provenance; beside the shards
 
 A key is the clip's number and what of its name is letters and digits: readers cut keys at the first dot.
@@ -103,6 +104,9 @@ def _add_sample(tar: tarfile.TarFile, selection: Selection, clip: int) -> None:
         "damaged": None if row.damaged < 0 else bool(row.damaged),
         "frame_index": frames,
     }
+    if cache.has_several:
+        told["labels"] = list(row.all_labels)
+        told["classes"] = [cache.classes[label] for label in row.all_labels]
     _add(tar, f"{key}.json", json.dumps(told, sort_keys=True).encode())
 
 

@@ -6,10 +6,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from harfeat.cache.labels import label_fields
 from harfeat.cache.schema import FEATURE_TYPES, ClipFeatures, ClipRow
 from harfeat.errors import InputError
 
@@ -32,6 +34,7 @@ class Keys:
     groups: str | None = None
     classes: str | None = None
     offsets: str | None = None
+    label_offsets: str | None = None
 
     def given(self) -> dict[str, str]:
         """The keys that were given, by what they hold."""
@@ -43,8 +46,9 @@ class ForeignArrays:
     """The arrays of a foreign file as they stand there.
 
     features (V, T, D), or (V, D) for one row a clip; it may be a lazy HDF5 data set. labels (V,) integers or
-    text; names, groups (V,), classes (C,) where given. With offsets (V+1,) features are (N, D): clip v owns the
-    rows offsets[v]:offsets[v+1].
+    text, or (V, C) of 0 and 1, where clips have several; names, groups (V,), classes (C,) where given. With
+    offsets (V+1,) features are (N, D): clip v owns the rows offsets[v]:offsets[v+1]. With label_offsets (V+1,)
+    labels are (n,): clip v has labels[label_offsets[v]:label_offsets[v+1]].
     """
 
     features: np.ndarray
@@ -53,6 +57,7 @@ class ForeignArrays:
     groups: np.ndarray | None
     classes: np.ndarray | None
     offsets: np.ndarray | None = None
+    label_offsets: np.ndarray | None = None
 
 
 def collect(
@@ -113,6 +118,8 @@ def check(path: Path, arrays: ForeignArrays) -> ForeignClips:
     count = len(lengths)
     for what in ("labels", "names", "groups"):
         column = getattr(arrays, what)
+        if what == "labels" and (arrays.label_offsets is not None or column.ndim == 2):
+            continue
         if column is not None and column.shape != (count,):
             raise InputError(f"{path}: {what} have shape {column.shape} for {count} clips of features")
     names = (
@@ -122,9 +129,12 @@ def check(path: Path, arrays: ForeignArrays) -> ForeignClips:
     )
     if len(set(names)) != count:
         raise InputError(f"{path}: names are not unique; clips are told apart by name")
-    classes, labels = _classes(path, arrays)
+    classes, labels = _label_sets(path, arrays, count)
     groups = [""] * count if arrays.groups is None else _texts(path, "groups", arrays.groups)
-    rows = tuple(ClipRow(name, label, group) for name, label, group in zip(names, labels, groups, strict=True))
+    rows = tuple(
+        ClipRow(name, label, group, labels=several)
+        for name, (label, several), group in zip(names, map(label_fields, labels), groups, strict=True)
+    )
     return ForeignClips(rows, classes, lengths, shape[-1], dtype.newbyteorder("="), arrays)
 
 
@@ -138,22 +148,63 @@ def _lengths(path: Path, arrays: ForeignArrays) -> tuple[int, ...]:
             f"{path}: with --offsets features are (rows, D) and offsets (clips + 1,) integers, not {shape} and "
             f"{offsets.dtype} {offsets.shape}"
         )
-    if offsets[0] != 0 or offsets[-1] != shape[0] or (offsets[1:] < offsets[:-1]).any():
-        raise InputError(f"{path}: offsets do not cover the {shape[0]} rows of features in order")
+    _require_cover(path, "offsets", offsets, shape[0], "rows of features")
     return tuple(np.diff(offsets).tolist())
 
 
-def _classes(path: Path, arrays: ForeignArrays) -> tuple[tuple[str, ...], list[int]]:
-    """Class names in order and each clip's index; text labels are named by `classes`, or sorted."""
-    labels = arrays.labels
+def _require_cover(path: Path, what: str, offsets: np.ndarray, total: int, of: str) -> None:
+    if offsets[0] != 0 or offsets[-1] != total or (offsets[1:] < offsets[:-1]).any():
+        raise InputError(f"{path}: {what} do not cover the {total} {of} in order")
+
+
+def _label_sets(path: Path, arrays: ForeignArrays, count: int) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Class names in order, and the indices of each clip's classes."""
     given = None if arrays.classes is None else tuple(_texts(path, "classes", arrays.classes))
     if given is not None and len(set(given)) != len(given):
         raise InputError(f"{path}: classes holds a name twice")
+    labels, offsets = arrays.labels, arrays.label_offsets
+    if offsets is None and labels.ndim == 2:
+        return _of_matrix(path, labels, count, given)
+    classes, indices = _classes(path, labels, given)
+    if offsets is None:
+        return classes, [[index] for index in indices]
+    if labels.ndim != 1 or offsets.shape != (count + 1,) or offsets.dtype.kind not in "iu":
+        raise InputError(
+            f"{path}: with --label-offsets labels are (n,) and label_offsets ({count} clips + 1,) integers, not "
+            f"{labels.shape} and {offsets.dtype} {offsets.shape}"
+        )
+    _require_cover(path, "label_offsets", offsets, len(labels), "labels")
+    places = offsets.tolist()
+    return classes, [indices[start:stop] for start, stop in pairwise(places)]
+
+
+def _of_matrix(
+    path: Path, labels: np.ndarray, count: int, given: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Labels as a table of 0 and 1, a row a clip and a column a class."""
+    columns = labels.shape[1]
+    if labels.shape[0] != count or columns != len(given or range(columns)):
+        told = "" if given is None else f" of {len(given)} classes"
+        raise InputError(f"{path}: labels have shape {labels.shape} for {count} clips{told}")
+    if columns < 2 or labels.dtype.kind not in "biuf" or not ((labels == 0) | (labels == 1)).all():
+        raise InputError(
+            f"{path}: labels have shape {labels.shape}, so they should be 0 and 1, a column a class; give class "
+            "indices or names the shape (clips,)"
+        )
+    sets: list[list[int]] = [[] for _ in range(count)]
+    for clip, label in np.argwhere(labels).tolist():
+        sets[clip].append(label)
+    return given or tuple(f"class{index}" for index in range(columns)), sets
+
+
+def _classes(path: Path, labels: np.ndarray, given: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[int]]:
+    """Class names in order and the index of each label; text labels are named by `given`, or sorted."""
     if labels.dtype.kind in "iu":
         indices = [int(label) for label in labels]
         count = max(indices, default=-1) + 1 if given is None else len(given)
         if indices and not 0 <= min(indices) <= max(indices) < count:
-            raise InputError(f"{path}: labels run from {min(indices)} to {max(indices)} for {count} classes")
+            told = "; of several labels a clip name --label-offsets" if min(indices) == -1 else ""
+            raise InputError(f"{path}: labels run from {min(indices)} to {max(indices)} for {count} classes{told}")
         if given is None and count > _MOST_UNNAMED_CLASSES:
             raise InputError(f"{path}: labels run to {max(indices)}; are they class indices? Name the --classes")
         return given or tuple(f"class{index}" for index in range(count)), indices
@@ -164,7 +215,8 @@ def _classes(path: Path, arrays: ForeignArrays) -> tuple[tuple[str, ...], list[i
     unknown = sorted(set(texts) - set(classes))
     if unknown:
         raise InputError(f"{path}: label {unknown[0]!r} is not among the {len(classes)} classes")
-    return classes, [classes.index(text) for text in texts]
+    places = {name: index for index, name in enumerate(classes)}
+    return classes, [places[text] for text in texts]
 
 
 def _texts(path: Path, what: str, column: np.ndarray) -> list[str]:

@@ -118,7 +118,7 @@ def _page(
             cache, [clip for clips in chosen.values() for clip in clips], videos, classifier, settings, progress
         )
     )
-    counts = np.bincount(cache.labels[cache.labels >= 0], minlength=len(cache.classes))
+    counts = cache.clips_per_class
     classes = [
         ShownClass(label + 1, cache.classes[label], int(counts[label]), tuple(shown[clip] for clip in clips))
         for label, clips in chosen.items()
@@ -142,11 +142,16 @@ def _page(
 
 
 def chosen_clips(cache: Cache, settings: PreviewSettings) -> dict[int, list[int]]:
-    """Clips to show by label: evenly spaced classes that have clips, and of each evenly spaced clips."""
-    labels = [int(label) for label in np.unique(cache.labels) if label >= 0]
+    """Clips to show by label: evenly spaced classes that have clips, and of each evenly spaced clips.
+
+    A clip of several labels may stand in several classes.
+    """
+    offsets, index = cache.label_sets
+    labels = np.unique(index).tolist()
     if settings.classes and settings.classes < len(labels):
         labels = [labels[place] for place in uniform(len(labels), settings.classes)]
-    members = {label: np.flatnonzero(cache.labels == label) for label in labels}
+    owners = np.repeat(np.arange(len(cache.clips)), np.diff(offsets))
+    members = {label: owners[index == label] for label in labels}
     return {
         label: clips[np.unique(uniform(len(clips), min(settings.clips, len(clips))))].tolist()
         for label, clips in members.items()

@@ -43,6 +43,7 @@ def card(cache: Cache, manifest: Manifest) -> str:
             _loading(manifest, cache.main_stream),
             "## What is inside\n",
             _table(("stream", "rows", "values a row", "type"), _streams(cache)),
+            *_quantisation(cache),
             "## Splits\n",
             _table(("split", "train", "test", "unused", "leaking groups", "rule"), _splits(cache)),
             "A leaking group is a source video or subject with clips in both train and test: "
@@ -50,6 +51,7 @@ def card(cache: Cache, manifest: Manifest) -> str:
             "## How the features were made\n",
             _table(("field", "value"), list(_flat(cache.recipe)) + list(_flat(_told(cache)))),
             "## Classes\n",
+            *_several(cache),
             _table(("index", "class", "clips"), _classes(cache)),
             *_failures(cache),
             "## Identity\n",
@@ -113,6 +115,14 @@ def _streams(cache: Cache) -> list[tuple[str, ...]]:
     ]
 
 
+def _quantisation(cache: Cache) -> list[str]:
+    told = [name for name in cache.streams if cache.dtype(name) == np.uint8]
+    if not told or "quantisation" not in cache.recipe:
+        return []
+    scale, shift = cache.quantisation(told[0])
+    return [f"Bytes stand for value * {scale:.9g} + {shift:.9g}.\n"]
+
+
 def _splits(cache: Cache) -> list[tuple[str, ...]]:
     return [
         (
@@ -126,8 +136,21 @@ def _splits(cache: Cache) -> list[tuple[str, ...]]:
 
 
 def _classes(cache: Cache) -> list[tuple[str, ...]]:
-    counts = np.bincount(cache.labels[cache.labels >= 0], minlength=len(cache.classes))
+    counts = cache.clips_per_class
     return [(str(index), name, f"{counts[index]:,}") for index, name in enumerate(cache.classes)]
+
+
+def _several(cache: Cache) -> list[str]:
+    if not cache.has_several:
+        return []
+    sizes = np.diff(cache.label_sets[0])
+    return [
+        f"A clip may have several labels: {float(sizes.mean()):.2f} in the mean, {int(sizes.max())} at most; "
+        f"{int((sizes == 0).sum()):,} clips have none. Clip v has the classes "
+        "`labels/index[labels/offsets[v]:labels/offsets[v + 1]]` (in a folder of shards, those of `head-*.h5`, in "
+        "its order of clips); `clips/label` is -1 where there is not exactly one. A clip counts in each of its "
+        "classes.\n"
+    ]
 
 
 def _failures(cache: Cache) -> list[str]:

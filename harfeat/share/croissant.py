@@ -83,16 +83,17 @@ def croissant(cache: Cache, manifest: Manifest) -> str:
 
 
 def _class_records(cache: Cache) -> dict[str, Any]:
-    counts = np.bincount(cache.labels[cache.labels >= 0], minlength=len(cache.classes))
+    counts, several = cache.clips_per_class, cache.has_several
     records = [
         {"index": index, "name": name, "clips": int(counts[index])} for index, name in enumerate(cache.classes)
     ]
-    kinds = {"index": ("sc:Integer", "Label of the class in clips/label."), "name": ("sc:Text", "The class.")}
+    column = "clips/label" if not several else "labels/index, of clips that may have several"
+    kinds = {"index": ("sc:Integer", f"Label of the class in {column}."), "name": ("sc:Text", "The class.")}
     return _record_set(
         "classes",
         "The classes, in the order of their labels.",
         "index",
-        kinds | {"clips": ("sc:Integer", "Clips whose one label it is.")},
+        kinds | {"clips": ("sc:Integer", "Clips that have it." if several else "Clips whose one label it is.")},
         records,
     )
 
