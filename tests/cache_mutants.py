@@ -14,7 +14,8 @@ import resource
 import shutil
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,16 @@ NUMBER_COLUMNS = (
     *("clips/label", "clips/source_frames", "clips/fps", "splits/1", "streams/rgb/features"),
     *("streams/rgb/offsets", "streams/rgb/frame_index", "streams/rgb/sha256"),
 )
+LABEL_COLUMNS = ("labels/offsets", "labels/index", "clips/label")
 HEAD_ATTRIBUTES = ("format", "version", "fingerprint", "provenance", "digests")
 
 
-def make_folder(folder: Path, seed: int = 0) -> Path:
-    """A complete folder of two shards and a head."""
+def make_folder(folder: Path, seed: int = 0, several: bool = False) -> Path:
+    """A complete folder of two shards and a head; some clips may have several labels, and one none."""
     rng = np.random.default_rng(seed)
     rows = [ClipRow(f"run/é{i}.avi", i % 2, GROUPS[i], 9 + i, 25.0 + i, f"{i}{seed}" * 4) for i in range(4)]
+    if several:
+        rows[1:3] = [replace(rows[1], label=-1, labels=(0, 1)), replace(rows[2], label=-1)]
     work = WorkFolder(folder, Manifest(RECIPE, 4))
     work.open()
     for first in (0, 2):
@@ -63,6 +67,7 @@ def held(cache: Cache) -> tuple[Any, ...]:
     splits = [(s.name, s.roles.tolist(), s.rule, s.seed, s.leaking_groups) for s in cache.splits.values()]
     return (
         *(cache.content, cache.fingerprint, dict(cache.recipe), cache.classes, repr(cache.clips), splits),
+        [values.tobytes() for values in cache.label_sets],
         *(cache.failures, dict(cache.provenance), cache.streams, dict(cache.digests)),
         [(c.features.dtype.str, c.features.shape, c.features.tobytes(), c.frame_index.tobytes()) for c in clips],
         [cache.read_all(stream).tobytes() for stream in cache.streams],
@@ -339,11 +344,20 @@ ATTRIBUTE_CHANGES: dict[str, object] = {
 }
 
 
-def field_mutants() -> Iterator[tuple[str, str, Callable[[h5py.File], Any]]]:
-    """Name, the field that an error is to name, and the change."""
-    for key in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
+Mutant = tuple[str, str, Callable[[h5py.File], Any]]
+"""Name, the field that an error is to name, and the change."""
+
+
+def column_mutants(columns: Sequence[str]) -> Iterator[Mutant]:
+    """Every change of each of these data sets."""
+    for key in columns:
         for what, change in FIELD_CHANGES.items():
             yield f"{key}: {what}", key, lambda file, change=change, key=key: change(file, key)  # type: ignore[misc]
+
+
+def field_mutants() -> Iterator[Mutant]:
+    """Every change of the data sets and attributes of a cache whose clips have one label."""
+    yield from column_mutants((*TEXT_COLUMNS, *NUMBER_COLUMNS))
     attributes = [("/", name) for name in HEAD_ATTRIBUTES]
     attributes += [("splits/1", name) for name in ("rule", "seed", "leaking_groups")]
     for owner, name in attributes:
@@ -402,19 +416,19 @@ def _owner(value: Any, place: tuple[Any, ...]) -> Any:
 
 def mutants(kind: str, folder: Path, first: int, last: int) -> Iterator[tuple[str, Path]]:
     """Name of each mutant, and where it lies now."""
-    shards, packed, target = folder / "shards", folder / "packed.h5", folder / f"mutant-{kind}.h5"
+    shards, packed, target = folder / "shards", folder / source_of(kind), folder / f"mutant-{kind}.h5"
     whole, other = packed.read_bytes(), (folder / "other.h5").read_bytes()
-    if kind in ("bytes", "forged", "old"):
+    if kind in ("bytes", "several-bytes", "forged", "old"):
         base = (folder / "old.h5").read_bytes() if kind == "old" else whole
         for seed in range(first, last):
             target.write_bytes(
                 overwritten(base, seed, other)
-                if kind == "bytes"
+                if kind.endswith("bytes")
                 else (forged(base, seed) if kind == "forged" else unsealed(base, seed))
             )
             yield f"{kind} {seed}", target
-    elif kind == "fields":
-        for name, key, change in field_mutants():
+    elif kind in ("fields", "several-fields"):
+        for name, key, change in field_mutants() if kind == "fields" else column_mutants(LABEL_COLUMNS):
             target.write_bytes(whole)
             with h5py.File(target, "r+", libver=("v108", "latest")) as file:
                 change(file)
@@ -437,8 +451,18 @@ def mutants(kind: str, folder: Path, first: int, last: int) -> Iterator[tuple[st
             yield name, copy
 
 
+def source_of(kind: str) -> str:
+    """The file that mutants of this kind are made of."""
+    return "several.h5" if kind.startswith("several") else "packed.h5"
+
+
 def prepare(folder: Path) -> None:
-    """The sound caches that mutants are made of: shards, packed, another one, and one of HDF5's old format."""
+    """The sound caches that mutants are made of: shards, packed, another one, and one of HDF5's old format.
+
+    And one whose clips have several labels.
+    """
+    make_folder(folder / "many", several=True)
+    pack(folder / "many", folder / "several.h5")
     make_folder(folder / "shards")
     pack(folder / "shards", folder / "packed.h5")
     make_folder(folder / "others", seed=1)
@@ -452,13 +476,13 @@ def prepare(folder: Path) -> None:
 
 def main(kind: str, folder: Path, first: int = 0, last: int = 0) -> None:
     """Print the outcome of each mutant of one kind."""
-    with open_cache(folder / "packed.h5") as cache:
+    with open_cache(folder / source_of(kind)) as cache:
         wanted = held(cache)
     # What importing torch has taken, and 2 GiB.
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + (2 << 30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    if kind == "fields":
+    if kind.endswith("fields"):
         # This process may itself be killed; the guard has its own mutants, of the kind "old".
         guard.require_harmless = lambda path: None
     guard.SECONDS = 2.0

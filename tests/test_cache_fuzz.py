@@ -21,6 +21,9 @@ from harfeat.cache import CacheError, guard, open_cache, plain
 # Where two columns do not fit each other, the error may name the other; one hash covers a clip's rows and indices.
 PARTNERS = {
     "clips/name": ("clips/label",),
+    "clips/label": ("labels/index",),
+    "labels/offsets": ("labels/index", "clips/label"),
+    "labels/index": ("labels/offsets", "clips/label"),
     "clips/group": ("splits/1@leaking_groups",),
     "failures/name": ("failures/reason",),
     "streams/rgb/features": ("streams/rgb/offsets", "streams/rgb: the features of clip"),
@@ -67,9 +70,15 @@ def test_forged_metadata_with_right_checksums_is_refused_or_without_effect(folde
     assert 5 < sum(result == "equal" for result in found.values()) < 35
 
 
-def test_a_changed_field_is_refused_by_name(folder: Path) -> None:
-    found = outcomes("fields", folder)
-    assert len(found) > 700
+def test_changed_bytes_of_several_labels_are_refused_or_without_effect(folder: Path) -> None:
+    found = outcomes("several-bytes", folder, 0, 100)
+    assert 50 < sum(result != "equal" for result in found.values()) < 100
+
+
+@pytest.mark.parametrize(("kind", "least"), [("fields", 700), ("several-fields", 100)])
+def test_a_changed_field_is_refused_by_name(kind: str, least: int, folder: Path) -> None:
+    found = outcomes(kind, folder)
+    assert len(found) > least
     for name, result in found.items():
         what, key = name.split(" | ")
         if result == "equal":
@@ -128,6 +137,7 @@ def test_caches_are_written_in_the_form_that_needs_no_guard(folder: Path, monkey
     monkeypatch.setattr(guard, "require_harmless", refused)
     open_cache(folder / "packed.h5").close()
     open_cache(folder / "shards").close()
+    open_cache(folder / "several.h5").close()
     with pytest.raises(AssertionError, match=r"old\.h5"):
         open_cache(folder / "old.h5")
 

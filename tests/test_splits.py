@@ -26,6 +26,7 @@ from harfeat.splits import (
     listed_split,
     parse_group_list,
     random_split,
+    several_split,
     ucf101_splits,
 )
 
@@ -338,3 +339,51 @@ def test_default_splits_refuse_groups_for_a_part_of_the_clips() -> None:
 def test_default_splits_refuse_a_list_of_groups_where_clips_have_none() -> None:
     with pytest.raises(InputError, match="--group-pattern"):
         default_splits([0, 0], ["", ""], test_groups=("1",))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "a", "b", "c", "d"])), max_size=40),
+    SEEDS,
+    st.floats(0.05, 0.95),
+)
+def test_several_labels_are_drawn_by_whole_groups_and_without_the_unlabelled(
+    clips: Clips, seed: int, fraction: float
+) -> None:
+    counts, groups = labels_groups(clips)
+    split = several_split(counts, groups, seed, fraction)
+    assert [role == UNUSED for role in split.roles] == [count == 0 for count in counts]
+    assert split.leaking_groups == leaking_groups(split.roles, groups) == 0
+    sizes = Counter(group or str(place) for place, (count, group) in enumerate(clips) if count)
+    trained, total = int(np.sum(split.roles == TRAIN)), sum(sizes.values())
+    if len(sizes) > 1:
+        assert 0 < trained < total
+        # No group could be moved whole, or no more than the largest lies between.
+        assert abs(trained - fraction * total) <= max(sizes.values()) + 1
+    else:
+        assert trained == total
+    if set(sizes.values()) == {1} and total > 1:
+        assert trained == min(max(int(fraction * total + 0.5), 1), total - 1)
+    assert several_split(counts, groups, seed, fraction).roles.tolist() == split.roles.tolist()
+
+
+def test_default_splits_of_several_labels() -> None:
+    labels, counts = [-1, 0, -1, 1, -1, 0], [2, 1, 0, 1, 3, 1]
+    groups = ["1", "1", "2", "2", "3", "3"]
+    drawn, listed = default_splits(labels, groups, seed=1, test_groups=("2",), counts=counts)
+    assert (drawn.name, drawn.seed, drawn.leaking_groups, drawn.roles[2]) == ("random", 1, 0, UNUSED)
+    assert listed.roles.tolist() == [TRAIN, TRAIN, UNUSED, TEST, TRAIN, TRAIN]
+    for split in (drawn, listed):
+        assert split.rule.endswith("; 1 clips without any label are unused")
+    (alone,) = default_splits(labels, [""] * 6, counts=counts)
+    assert Counter(alone.roles.tolist()) == {TRAIN: 3, TEST: 2, UNUSED: 1}
+    (none,) = default_splits([-1, -1], ["", ""], counts=[0, 0])
+    assert none.roles.tolist() == [UNUSED, UNUSED]
+    with pytest.raises(ValueError, match="say how many each has"):
+        default_splits(labels, groups)
+
+
+def test_several_labels_in_one_group_cannot_be_divided() -> None:
+    with pytest.raises(InputError, match="of one group or none"):
+        group_split([-1, -1, -1], ["a", "a", "b"], 0, counts=[2, 3, 0])
+    with pytest.raises(InputError, match="no clip with a label to train on"):
+        listed_split([-1, -1], ["a", "b"], ["a"], [2, 0])

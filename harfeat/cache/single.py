@@ -193,7 +193,9 @@ class FileCache(Cache):
         """`ClipRow.labels` of all clips."""
         if not (labels < 0).any():
             if self._file.has("labels"):
-                raise CacheError(f"{self.path}: labels is there though every clip has one label: file altered")
+                raise CacheError(
+                    f"{self.path}: labels is there though clips/label gives every clip one: file altered"
+                )
             return [()] * len(names)
         with self._file.blaming("labels/index"):
             shape = self._file.dataset("labels/index").shape
