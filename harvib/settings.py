@@ -6,13 +6,17 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from harvib.cells import CELLS, rows_a_unit
+from harvib.cells import CELLS
 from harvib.errors import InputError
-from harvib.factorised import KINDS, RANKED
+from harvib.factorised import KINDS
 from harvib.factorised.asked import Asked
+from harvib.pooling.asked import DIAGONALS
+from harvib.pooling.asked import KINDS as POOLINGS
+from harvib.pooling.asked import Asked as AskedPooling
 from harvib.precision import PRECISIONS
 from harvib.readout import READOUTS
 from harvib.schedule import SHARES
+from harvib.settings_rules import check
 
 METHODS = ("vib", "lasso", "magnitude", "movement", "plain")
 LASSO_TIMES = ("with-vib", "after-vib")
@@ -68,10 +72,23 @@ class TrainSettings:
     model: str = _option(
         "lstm",
         "recurrent cell; conv: temporal convolution, mlp: mean over time + MLP, mean: mean over time + linear, "
-        "linear: the same with --hidden values between",
-        choices=tuple(CELLS),
+        "linear: the same with --hidden values between; dbof, netvlad, netfv: clusters of frames, pooled",
+        choices=(*CELLS, *POOLINGS),
     )
-    hidden: int = _option(256, "hidden units of the plain model, in each layer and direction", low=1)
+    hidden: int = _option(
+        256,
+        "hidden units of the plain model, in each layer and direction; of a pooling model's FC layer",
+        low=1,
+    )
+    clusters: str = _option("64", "pooling models: clusters, one number or one a stream, such as 8192,4096")
+    circulant: str = _option("", "pooling models: circulant layers, of clusters, fc, moe, gating; such as fc,moe")
+    circulant_diagonal: str = _option(
+        "learned", "--circulant: diagonals that are learned, or of fixed random signs", choices=DIAGONALS
+    )
+    experts: int = _option(4, "pooling models: logistic experts a class, beside a dummy; 0: a linear layer", low=0)
+    gating: bool = _option(True, "pooling models: context gating of the classes")
+    bags: int = _option(10, "dbof: bags of frames, a maximum in each, the mean of all; 0: one maximum", low=0)
+    bag_frames: int = _option(15, "dbof: frames drawn for a bag", low=1)
     layers: int = _option(1, "layers of cells", low=1, high=16)
     bidirectional: bool = _option(False, "cells in both directions in each layer")
     kernel: int = _option(3, "steps that a unit of --model conv sees", low=1, high=1000)
@@ -92,7 +109,9 @@ class TrainSettings:
         "", "--factorize: factors of the units, such as 4x4x4x4; the gates multiply the first"
     )
     blocks: int = _option(2, "--factorize bt: blocks", low=1)
-    factors: int = _option(1, "--factorize circulant, circulant-signs: how many factors are multiplied", low=1)
+    factors: int = _option(
+        1, "circulant matrices, by --factorize or --circulant: how many factors are multiplied", low=1
+    )
     factorize_hidden: bool = _option(False, "--factorize: W_hh in the same form, every bond of --rank")
     input_init: str = _option(
         "torch",
@@ -166,11 +185,25 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _check_limits(self)
-        self._check_model()
-        self._check_factors()
-        self._check_lasso()
-        self._check_budget()
-        self._check_warmup()
+        check(self)
+
+    @property
+    def pooling(self) -> AskedPooling | None:
+        """The pooling model that is asked for; None for another."""
+        if self.model not in POOLINGS:
+            return None
+        return AskedPooling(
+            self.model,
+            self.clusters,
+            self.hidden,
+            self.circulant,
+            self.circulant_diagonal,
+            self.factors,
+            self.experts,
+            self.gating,
+            self.bags,
+            self.bag_frames,
+        )
 
     @property
     def structure(self) -> Asked | None:
@@ -195,87 +228,3 @@ class TrainSettings:
     def units_stay(self) -> bool:
         """Whether only single weights are ranked, so that all units stay."""
         return self.method == "magnitude" and self.structure is not None
-
-    def _check_model(self) -> None:
-        kind = CELLS[self.model]
-        if not kind.STACKS and (self.layers > 1 or self.bidirectional):
-            raise InputError(
-                f"--model {self.model} has no layers and no direction: leave out --layers and --bidirectional"
-            )
-        if not kind.STACKS and self.project:
-            raise InputError(f"--project: --model {self.model} cannot stand behind one; leave --project out")
-        if self.readout not in ("auto", kind.READOUT or self.readout):
-            raise InputError(f"--readout {self.readout}: --model {self.model} has --readout {kind.READOUT} alone")
-        if self.model != "conv" and self.kernel != TrainSettings.kernel:
-            raise InputError(f"--kernel {self.kernel}: only --model conv has a width; leave --kernel out")
-
-    def _check_factors(self) -> None:
-        if self.structure is None:
-            given = {"--ranks": self.ranks, "--input-modes": self.input_modes, "--unit-modes": self.unit_modes}
-            named = [option for option, text in given.items() if text]
-            numbers = ("rank", "blocks", "factors")
-            named += [f"--{name}" for name in numbers if getattr(self, name) != getattr(TrainSettings, name)]
-            named += ["--factorize-hidden"] if self.factorize_hidden else []
-            if named:
-                raise InputError(f"{named[0]}: no matrix is structured; say --factorize")
-            return
-        asked = f"--factorize {self.factorize}"
-        if not self.project and not rows_a_unit(CELLS[self.model]):
-            raise InputError(f"{asked}: --model {self.model} has no matrix that it could be; choose another model")
-        if self.layers > 1 or self.bidirectional:
-            raise InputError(f"{asked}: works with one layer in one direction, after a projection or without")
-        if self.factorize_hidden and (self.project or self.model == "linear"):
-            raise InputError("--factorize-hidden: only where W_ih is structured too; leave it, or --project, out")
-        by_norm = self.method == "magnitude" and self.factorize in RANKED
-        if not (by_norm or self.method in ("vib", "plain")) or self.lasso > 0 or self.lasso_input > 0:
-            ways = "vib, magnitude or plain" if self.factorize in RANKED else "vib or plain"
-            raise InputError(f"{asked}: has no groups of weights; say --method {ways}, without lasso")
-
-    def _check_lasso(self) -> None:
-        wanted = self.lasso > 0 or self.lasso_input > 0
-        if self.method in ("plain", "magnitude", "movement") and wanted:
-            raise InputError(f"--lasso and --lasso-input: --method {self.method} has no penalty; say vib or lasso")
-        if self.method == "lasso" and not wanted:
-            raise InputError("--method lasso: --lasso and --lasso-input are both 0, so nothing is pruned")
-        if self.model == "mean" and self.lasso > 0:
-            raise InputError("--lasso: --model mean has no hidden units; say --lasso-input")
-        if self.lasso_threshold > 0 and not wanted:
-            raise InputError("--lasso-threshold: --lasso and --lasso-input are both 0")
-
-    def _check_warmup(self) -> None:
-        epochs = {"--finetune-epochs": self.finetune_epochs or self.warmup_epochs + 1}
-        if self.method == "vib":
-            epochs["--vib-epochs"] = self.vib_epochs
-        if (self.lasso > 0 or self.lasso_input > 0) and (self.method == "lasso" or self.lasso_time == "after-vib"):
-            epochs["--lasso-epochs"] = self.lasso_epochs
-        if self.method == "movement":
-            epochs["--movement-epochs"] = self.movement_epochs
-        # Of the plain model when it is trained: it may come from elsewhere.
-        for option, count in ({} if self.method == "plain" else epochs).items():
-            if self.warmup_epochs >= count:
-                raise InputError(f"--warmup-epochs {self.warmup_epochs}: {option} is only {count}")
-
-    def _check_budget(self) -> None:
-        if -1 < self.max_drop < 0:
-            raise InputError(f"--max-drop {self.max_drop}: must be at least 0, or -1 for none")
-        if 0 < self.target_ratio <= 1:
-            raise InputError(f"--target-ratio {self.target_ratio}: must be above 1, or 0 for none")
-        given = {
-            "--target-params": self.target_params > 0,
-            "--target-ratio": self.target_ratio > 0,
-            "--max-drop": self.max_drop >= 0,
-        }
-        budgets = [option for option, wanted in given.items() if wanted]
-        if len(budgets) > 1:
-            raise InputError(f"{budgets[0]} and {budgets[1]}: give one budget, not two")
-        if budgets and self.method == "plain":
-            raise InputError(f"{budgets[0]}: --method plain prunes nothing that could meet it")
-        if not budgets and self.method in ("magnitude", "movement"):
-            raise InputError(
-                f"--method {self.method}: how much is to leave? Say --target-params or --target-ratio"
-            )
-        lasso = self.lasso > 0 or self.lasso_input > 0
-        if budgets and self.method == "vib" and lasso and self.lasso_time == "after-vib":
-            raise InputError(f"{budgets[0]}: a group lasso after VIB would undo it; say --lasso-time with-vib")
-        if budgets and self.method == "vib" and self.beta == self.beta_input == 0:
-            raise InputError(f"{budgets[0]}: --beta and --beta-input are both 0, so there is nothing to scale")
