@@ -22,7 +22,7 @@ _FILE = "state.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Best:
-    """The best epoch so far, counted from 1: (validation accuracy, -loss) and its weights."""
+    """The best epoch so far, counted from 1: (validation score, -loss) and its weights."""
 
     score: tuple[float, float]
     weights: dict[str, Tensor]
@@ -90,8 +90,8 @@ class Checkpoint:
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
         best = None
         if state["best"] is not None:
-            accuracy, loss, epoch = state["best"]
-            best = Best((accuracy, loss), _under("best.", tensors), epoch)
+            score, loss, epoch = state["best"]
+            best = Best((score, loss), _under("best.", tensors), epoch)
         return Progress(state["epoch"], best, _under("memory.", tensors))
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

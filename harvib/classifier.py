@@ -19,6 +19,7 @@ from harvib.front import Front
 from harvib.kernels.scale import scaled
 from harvib.masks import VIBMask
 from harvib.noise import dropout
+from harvib.unitrows import unit_rows
 
 State = Literal["plain", "masked", "compact"]
 
@@ -27,7 +28,7 @@ class Spec(Protocol):
     """What a model is, weights apart: a frozen dataclass that says all of it.
 
     `features` D are what a clip has in a step, `inputs` K of them are read. `masks_inputs`: whether a mask decides
-    which inputs a compact model reads.
+    which inputs a compact model reads. `normalize`: each row of features is made of length 1 before all else.
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
@@ -45,6 +46,8 @@ class Spec(Protocol):
     def dropout(self) -> float: ...
     @property
     def masks_inputs(self) -> bool: ...
+    @property
+    def normalize(self) -> bool: ...
 
     def build(self) -> Classifier:
         """A model of this spec with fresh weights."""
@@ -72,13 +75,17 @@ class Spec(Protocol):
 def to_json(spec: Spec) -> str:
     """As text, for the metadata of a weight file."""
     told = dataclasses.asdict(spec)
+    if not spec.normalize:
+        # As it is of most models, and of all from before there was such a thing.
+        del told["normalize"]
     return json.dumps(({} if spec.FAMILY == "recurrent" else {"family": spec.FAMILY}) | told)
 
 
 class Classifier(nn.Module, ABC):
     """Features (B, T, D) and lengths (B,) to logits (B, C).
 
-    front -> selection -> standardisation -> dropout -> input mask -> `logits`, which is the family's own.
+    front -> rows of length 1 (with `normalize`) -> selection -> standardisation -> dropout -> input mask ->
+    `logits`, which is the family's own.
     A `front` (harvib/front.py), where there is one, makes the features of the stored rows; its weights are no
     part of the model's file and of its parameter counts.
     Selection applies where fewer inputs are read than there are features; dropout draws once a sequence.
@@ -106,6 +113,8 @@ class Classifier(nn.Module, ABC):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         if self.front is not None:
             x = self.front(x)
+        if self.spec.normalize:
+            x = unit_rows(x.to(self.dtype))
         if self.spec.inputs < self.spec.features:
             x = x[..., self.selection]
         x = x.to(self.dtype)
@@ -139,7 +148,10 @@ class Classifier(nn.Module, ABC):
 
     @property
     def sees_mean(self) -> bool:
-        """Whether the mean of its rows over time is all that it sees of a clip: that has the same logits."""
+        """Whether the mean over time of what follows `normalize` is all that it sees of a clip.
+
+        That, as a clip of one row, has the same logits.
+        """
         return False
 
     def standardize_by(self, mean: Tensor, std: Tensor) -> None:

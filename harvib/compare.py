@@ -26,6 +26,7 @@ from harvib.errors import InputError
 from harvib.frontier import CONFIDENCE, FIGURES, figures_of, grouped, settings_of
 from harvib.fusion import FusedClassifier
 from harvib.macs import COUNTED, macs_of
+from harvib.measure import ACCURACY, GAP
 from harvib.points import Point, Value, plain_settings
 from harvib.rivals import METHODS, TRIALS, NoModelError, Task
 from harvib.runconfig import plain_spec
@@ -33,14 +34,14 @@ from harvib.rundir import RunFolder, read_json, write_json
 from harvib.settings import TrainSettings
 from harvib.source import opened, source_of
 from harvib.sweep import Sweep, row_of, run_points, write_csv
-from harvib.weights import ModelCard, load_model
+from harvib.weights import ModelCard, card_of, load_model
 
 COMPARED = (*FIGURES, "input_to_hidden", "macs_step", "macs_clip", "seconds")
 REFERENCE = "LSTM-256"
 """The plain model that latencies are told against; an LSTM takes as long whatever its weights."""
 SELECTION = (
-    "At each budget the best method is the one with the highest mean validation accuracy, among those of which "
-    "every seed finished; test accuracy has no part in it."
+    "At each budget the best method is the one with the highest mean validation {measure}, among those of which "
+    "every seed finished; test {measure} has no part in it."
 )
 
 _COLUMNS = ("kind", "run", "seed", *COMPARED, "error")
@@ -127,6 +128,11 @@ class Ground:
     card: ModelCard
     steps: int
 
+    @property
+    def measure(self) -> str:
+        """What models are chosen by."""
+        return GAP if self.card.several else ACCURACY
+
 
 def methods_of(text: str) -> tuple[str, ...]:
     """Methods from `vib,iss,mean`, or all of them from `all`."""
@@ -151,7 +157,7 @@ def ground_of(features: Path) -> Ground:
     """What stands in a cache. Raises InputError and CacheError."""
     with opened(source_of(features)) as (cache, stream):
         steps = round(float(np.median(cache.lengths(stream))))
-        return Ground(cache.dim(stream), ModelCard(cache.classes, cache.fingerprint, stream), max(1, steps))
+        return Ground(cache.dim(stream), card_of(cache, stream), max(1, steps))
 
 
 def entries_of(contest: Contest, ground: Ground) -> tuple[list[Entry], list[dict[str, Any]]]:
@@ -247,7 +253,8 @@ def run_compare(sweep: Sweep, contest: Contest) -> dict[str, Any]:
             if (left := sorted(contest.changes.keys() & set(METHODS[name].cannot)))
         },
         "confidence": CONFIDENCE,
-        "selection": SELECTION,
+        "measure": ground.measure,
+        "selection": SELECTION.format(measure=ground.measure),
         "macs": COUNTED,
         "failed": len(errors),
         "runs": [*plains, *runs],

@@ -1,26 +1,31 @@
-"""Cache to batches. Features that are bytes are pixels: models see value / 255, memory holds the bytes.
+"""Cache to batches. Memory holds features as stored; of bytes models see the numbers that they stand for.
 
 The order of training clips, and the view drawn of each, are a pure function of (seed, epoch).
 
-Views are other draws of a clip's frames, in streams of their own (`rgb-view-1`, ...). Only the train part has
-them, and only training sees them: validation, test, soft targets and statistics are of the main stream.
+Views are other draws of a clip's frames, in streams of their own (`rgb-view-1`, ...), or its halves in time. Only
+the train part has them, and only training sees them: validation, test, soft targets and statistics are of whole
+clips of the main stream.
 """
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
-from harfeat.cache import ROLES, VIEW, Cache
+from harfeat.cache import VIEW, Cache
+from harvib.division import divide
 from harvib.errors import InputError
+from harvib.joined import joined
+from harvib.labels import Labels, LabelSets, labels_of
 from harvib.source import main_stream, places_of
+from harvib.unitrows import unit_rows
+
+PIXELS = (1 / 255, 0.0)
+"""Scale and shift of bytes that nothing else is told of."""
 
 _CHECKED = 4096
 """Rows checked at once: a file that is mapped to memory need not fit into it."""
@@ -28,9 +33,10 @@ _CHECKED = 4096
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Padded clips: features (B, T, D) float32, lengths (B,), labels (B,); rows beyond a length are zero.
+    """Padded clips: features (B, T, D) float32, lengths (B,); rows beyond a length are zero.
 
-    `positions` (B,) are the clips' places in their set.
+    `labels` are (B,) int64 where each clip has one, else (B, C) float32, 1 at a clip's classes. `positions` (B,)
+    are the clips' places in their set.
     """
 
     features: Tensor
@@ -44,13 +50,15 @@ class ClipSet:
     """Some clips of a cache in memory, features as stored (bytes stay bytes); `clips` are indices into the cache.
 
     `views` (K, V, 2) holds the first row and the end of each of the cache's V clips in each view, all in `rows`.
+    `quantisation` (scale, shift) says which number, byte * scale + shift, a stored byte stands for.
     """
 
     rows: Tensor
     offsets: np.ndarray
-    labels: Tensor
+    labels: Labels
     clips: np.ndarray
     views: np.ndarray | None = None
+    quantisation: tuple[float, float] = PIXELS
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -71,13 +79,20 @@ class ClipSet:
         if drawn is not None and self.views is not None:
             starts, stops = self.views[drawn, clips].T
         lengths = stops - starts
-        features = _gathered(self.rows, starts, lengths)
+        features = _gathered(self.rows, starts, lengths, self.quantisation)
+        labels = self.labels
         return Batch(
             features.to(device),
             torch.from_numpy(lengths).to(device),
-            self.labels[torch.from_numpy(clips)].to(device),
+            (labels.dense(clips) if isinstance(labels, LabelSets) else labels[torch.from_numpy(clips)]).to(device),
             torch.from_numpy(positions).to(device),
         )
+
+    def own_labels(self) -> np.ndarray | LabelSets:
+        """Those of these clips alone, in their order: (len,) int64, or sets."""
+        if isinstance(self.labels, LabelSets):
+            return self.labels.of(self.clips)
+        return self.labels[torch.from_numpy(self.clips)].numpy()
 
     def batches(self, size: int, device: torch.device) -> Iterator[Batch]:
         """All clips in their order."""
@@ -113,32 +128,42 @@ class ClipSet:
         main = np.stack([self.offsets[:-1], self.offsets[1:]], axis=-1)[None]
         return main if self.views is None else np.concatenate([main, self.views])
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each feature over all rows of these clips, (D,) each."""
+    def numbers(self, first: int, end: int, dtype: torch.dtype, normalize: bool = False) -> Tensor:
+        """The rows from `first` to `end` as what models compute with; of length 1 each with `normalize`."""
+        numbers = as_numbers(self.rows[first:end], dtype, self.quantisation)
+        return unit_rows(numbers) if normalize else numbers
+
+    def statistics(self, normalize: bool = False) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each feature over all rows of these clips, (D,) each.
+
+        With `normalize` they are those of rows of length 1.
+        """
         count = int((self.offsets[self.clips + 1] - self.offsets[self.clips]).sum())
         mean = torch.zeros(self.dim, dtype=torch.float64)
-        for rows in self._clip_rows():
+        for rows in self._clip_rows(normalize):
             mean += rows.sum(0) / count
         # A second pass: E[v^2] - E[v]^2 would give a constant feature of 1000 a deviation of 1e-5.
         variance = torch.zeros_like(mean)
-        for rows in self._clip_rows():
+        for rows in self._clip_rows(normalize):
             variance += (rows - mean).square().sum(0) / count
         return mean.float(), variance.sqrt().float()
 
-    def _clip_rows(self) -> Iterator[Tensor]:
+    def _clip_rows(self, normalize: bool) -> Iterator[Tensor]:
         for clip in self.clips:
-            yield as_numbers(self.rows[self.offsets[clip] : self.offsets[clip + 1]], torch.float64)
+            yield self.numbers(self.offsets[clip], self.offsets[clip + 1], torch.float64, normalize)
 
+    def halved(self) -> ClipSet:
+        """The same clips with the halves in time of each, or of each of its views, as its views.
 
-@dataclass(frozen=True, eq=False)
-class Division:
-    """Which clips of a cache are in which part of a split, (V,) indices each; the hashes are those of `Parts`."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-    split_hash: str
-    parts_hash: str
+        The first half of an odd number of rows has one more; what has a single row stays whole.
+        """
+        spans = self.spans() if self.views is None else self.views
+        first, end = spans[..., 0], spans[..., 1]
+        middle = first + (end - first + 1) // 2
+        whole = end - first < 2
+        starts = [first, np.where(whole, first, middle)]
+        halves = zip(starts, [np.where(whole, end, middle), end], strict=True)
+        return replace(self, views=np.concatenate([np.stack(half, axis=-1) for half in halves]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +180,23 @@ class Parts:
     parts_hash: str
 
 
-def as_numbers(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Stored rows as what models compute with: bytes are divided by 255, all else keeps its value."""
+def as_numbers(rows: Tensor, dtype: torch.dtype, quantisation: tuple[float, float]) -> Tensor:
+    """Stored rows as what models compute with: of bytes the numbers that they stand for, all else as it is."""
     numbers = rows.to(dtype)
-    return numbers.div_(255) if rows.dtype == torch.uint8 else numbers
+    return _dequantised(numbers, quantisation) if rows.dtype == torch.uint8 else numbers
 
 
-def _gathered(rows: Tensor, starts: np.ndarray, lengths: np.ndarray) -> Tensor:
+def _dequantised(numbers: Tensor, quantisation: tuple[float, float]) -> Tensor:
+    """Numbers that were bytes, in place, as what they stand for."""
+    scale, shift = quantisation
+    # Divided by what pixels are divided by: 1 / (1 / 255) is 255.
+    numbers.div_(1 / scale)
+    return numbers.add_(shift) if shift else numbers
+
+
+def _gathered(
+    rows: Tensor, starts: np.ndarray, lengths: np.ndarray, quantisation: tuple[float, float] = PIXELS
+) -> Tensor:
     """(B, T, D) float32: of each clip its rows from `starts` on, zeros after its length; T is the longest."""
     steps, dim = int(lengths.max()), rows.shape[1]
     if rows.dtype == torch.float32 and lengths.min() == steps and not (starts % steps).any():
@@ -172,15 +207,25 @@ def _gathered(rows: Tensor, starts: np.ndarray, lengths: np.ndarray) -> Tensor:
     for clip, start, length in zip(features, starts.tolist(), lengths.tolist(), strict=True):
         # Copied and converted in one pass.
         clip[:length] = rows[start : start + length]
+        if rows.dtype == torch.uint8:
+            _dequantised(clip[:length], quantisation)
         clip[length:] = 0
-    return features.div_(255) if rows.dtype == torch.uint8 else features
+    return features
 
 
-def load_clips(cache: Cache, stream: str = "", names: Sequence[str] | None = None) -> ClipSet:
-    """The clips of these names in their order, or all, of one stream; they need one label and at least one row."""
+def load_clips(
+    cache: Cache, stream: str = "", names: Sequence[str] | None = None, several: bool | None = None
+) -> ClipSet:
+    """The clips of these names in their order, or all, of one stream; they need at least one row.
+
+    Their labels are sets where the cache has clips of several labels; `several` says what a model takes them for.
+    Raises InputError, also where a model of one label a clip meets clips of several.
+    """
+    cache = joined(cache, stream)
     stream, clips = main_stream(cache, stream), places_of(cache, names)
-    labels = cache.labels
-    _require_single_labels(cache, clips)
+    several = cache.has_several if several is None else several
+    if not several and (cache.labels[clips] < 0).any():
+        raise InputError(f"{cache.path}: clips with several labels; this model needs exactly one a clip")
     lengths = cache.lengths(stream)
     empty = clips[lengths[clips] == 0]
     if len(empty):
@@ -195,8 +240,9 @@ def load_clips(cache: Cache, stream: str = "", names: Sequence[str] | None = Non
     return ClipSet(
         torch.from_numpy(rows),
         np.concatenate([[0], np.cumsum(lengths)]),
-        torch.from_numpy(labels),
+        labels_of(cache, several),
         clips,
+        quantisation=cache.quantisation(stream) if rows.dtype == np.uint8 else PIXELS,
     )
 
 
@@ -208,13 +254,19 @@ def load_parts(
     views: bool = False,
     stream: str = "",
     names: Sequence[str] | None = None,
+    halves: bool = False,
 ) -> Parts:
-    """The three parts of a split (see `divide`), the train part with the stream's views where asked for."""
+    """The three parts of a split (see `divide`), the train part with the stream's views where asked for.
+
+    With `halves` its clips, or their views, are halves in time.
+    """
+    cache = joined(cache, stream)
     stream, division = main_stream(cache, stream), divide(cache, split, validation, seed, names)
     clips = load_clips(cache, stream, names)
     train = clips.subset(division.train)
+    train = _with_views(cache, train, stream) if views else train
     return Parts(
-        _with_views(cache, train, stream) if views else train,
+        train.halved() if halves else train,
         clips.subset(division.validation),
         clips.subset(division.test),
         division.split_hash,
@@ -222,39 +274,10 @@ def load_parts(
     )
 
 
-def divide(cache: Cache, split: str, validation: float, seed: int, names: Sequence[str] | None = None) -> Division:
-    """The three parts of a split, without reading a feature.
-
-    About `validation` of the train clips are held out to select models on, by whole groups where the cache
-    knows groups, classes kept in proportion. With `names` there are no other clips than these, and who is held out
-    depends on their order, not on that of the cache.
-    """
-    order = places_of(cache, names)
-    _require_single_labels(cache, order)
-    roles = cache.split(split).roles[order]
-    train, test = (np.flatnonzero(roles == ROLES[role]) for role in ("train", "test"))
-    if not len(train) or not len(test):
-        raise InputError(
-            f"{cache.path}: split {split} has {len(train)} train and {len(test)} test clips; both are needed"
-        )
-    rows = [cache.clips[clip] for clip in order]
-    held = hold_out(cache.labels[order[train]], [rows[place].group for place in train], validation, seed)
-    parts = roles.astype(int)
-    parts[train[held]] = -1
-    ours = [row.name for row in rows]
-    hashes = _hash_of_roles(ours, roles), _hash_of_roles(ours, parts)
-    return Division(order[train[~held]], order[train[held]], order[test], *hashes)
-
-
 def view_streams(cache: Cache, main: str) -> list[str]:
     """Names of the streams that hold views of the stream `main`, in their order."""
     found = [match for stream in cache.streams if (match := VIEW.fullmatch(stream)) and match["stream"] == main]
     return [match[0] for match in sorted(found, key=lambda match: int(match["number"]))]
-
-
-def _require_single_labels(cache: Cache, clips: np.ndarray) -> None:
-    if (cache.labels[clips] < 0).any():
-        raise InputError(f"{cache.path}: clips with several labels; this model needs exactly one a clip")
 
 
 def _all_finite(rows: np.ndarray) -> bool:
@@ -284,27 +307,3 @@ def _with_views(cache: Cache, train: ClipSet, main: str) -> ClipSet:
             if not torch.isfinite(rows[start:stop]).all():
                 raise InputError(f"{cache.path}: stream {stream} holds NaN or infinity: extract it again")
     return replace(train, rows=rows, views=spans)
-
-
-def _hash_of_roles(names: list[str], roles: np.ndarray) -> str:
-    lines = sorted(f"{name}\t{role}\n" for name, role in zip(names, roles.tolist(), strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def hold_out(labels: np.ndarray, groups: list[str], fraction: float, seed: int) -> np.ndarray:
-    """Which clips to hold out, (V,) bool: one stratified fold of about `fraction`, groups never divided."""
-    largest = int(np.bincount(labels).max())
-    if largest < 2:
-        raise InputError("no class has two clips in the train part, so none can be held out to select models on")
-    if len(set(groups)) < 2 and any(groups):
-        raise InputError("the train part has a single group, so nothing can be held out to select models on")
-    folds = min(max(2, round(1 / fraction)), largest, len(set(groups)) if any(groups) else largest)
-    kind, units = (StratifiedGroupKFold, groups) if any(groups) else (StratifiedKFold, None)
-    splitter = kind(n_splits=folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # A class with fewer clips than there are folds is told of, but one fold is all that is used.
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        _, held = next(iter(splitter.split(np.zeros(len(labels)), labels, units)))
-    mask = np.zeros(len(labels), bool)
-    mask[held] = True
-    return mask

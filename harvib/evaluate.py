@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,15 @@ from harfeat.cache import ROLES, Cache, open_cache
 from harvib.classifier import Classifier
 from harvib.data import load_clips
 from harvib.errors import InputError
-from harvib.fusion import fuse, load_fused
+from harvib.fusion import load_fused
+from harvib.labels import require_labels
 from harvib.matching import Matched, first_difference, matched
 from harvib.metrics import Evaluation, evaluate
 from harvib.onnxfile import SUFFIX, OnnxClassifier, load_onnx
 from harvib.rundir import RunFolder, model_file
 from harvib.seen import SeenCache
-from harvib.source import Source, opened, places_of, source_of
+from harvib.source import Source, holds, opened, places_of, source_of
+from harvib.weighting import fuse
 from harvib.weights import ModelCard, load_model
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Accuracy, loss and confusion matrix of a run folder's final model, or of a model file, also one in ONNX.
 
+    Of several labels the four measures of `harvib.gap` in place of accuracy and matrix.
     A fused run takes the features of all its streams, in any order, and the clips that all of them have. Without
     `split` all clips of the cache count. With `videos` the cache holds frames, and the exported backbone of the
     run makes their features. Raises InputError where classes or fingerprint differ.
@@ -89,13 +93,13 @@ def _of_streams(run: Path, cards: dict[str, ModelCard], sources: Sequence[Source
     kinds = []
     for source in sources:
         with open_cache(source.path) as cache:
-            kinds.append((source, cache.fingerprint, cache.streams))
+            kinds.append((source, cache.fingerprint, partial(holds, cache)))
     found: list[Source] = []
     for name, card in cards.items():
         fitting = [
             replace(source, stream=card.stream)
-            for source, fingerprint, streams in kinds
-            if fingerprint == card.fingerprint and card.stream in streams and source.stream in ("", card.stream)
+            for source, fingerprint, has in kinds
+            if fingerprint == card.fingerprint and has(card.stream) and source.stream in ("", card.stream)
         ]
         if not fitting:
             raise InputError(
@@ -136,7 +140,8 @@ def _evaluation(
         if backbone is not None:
             rows = SeenCache(cache, stream, backbone, dim, np.float32, device)
             rows.compute({stream: chosen})
-        clips = load_clips(rows, stream, source.names).subset(chosen)
+        require_labels(cache, chosen)
+        clips = load_clips(rows, stream, [cache.clips[clip].name for clip in chosen], card.several)
     return evaluate(network.to(device), clips, device)
 
 
@@ -157,11 +162,11 @@ def require_same_kind(source: Source, cache: Cache, stream: str, card: ModelCard
 
 
 def _told(result: Evaluation, parameters: dict[str, int], classes: Sequence[str]) -> dict[str, Any]:
-    return {
-        "accuracy": result.accuracy,
-        "loss": result.loss,
+    told = {
+        **result.figures(),
+        "measure": result.measure,
         "clips": len(result.labels),
         "parameters": parameters,
         "classes": list(classes),
-        "confusion": result.confusion().tolist(),
     }
+    return told if result.several else told | {"confusion": result.confusion().tolist()}

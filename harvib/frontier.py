@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.stats import t as student_t
 
+from harvib.measure import score_of
+
 CONFIDENCE = 0.95
 FIGURES = ("parameters", "validation", "test", "inputs", "units", "ms")
 
@@ -75,7 +77,7 @@ def figures_of(figures: Mapping[str, Any], ms: float | None) -> dict[str, Any]:
         "parameters": figures["parameters"]["total"],
         "inputs": figures["inputs"],
         "units": figures["units"],
-        **figures["accuracy"],
+        **score_of(figures),
         "ms": ms,
     }
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,67 +28,35 @@ from harvib.devices import best_device, machine
 from harvib.errors import InputError
 from harvib.manner import Manner
 from harvib.matching import Matched, matched
-from harvib.metrics import Evaluation, evaluate
+from harvib.metrics import Evaluation, by_part, evaluate
 from harvib.runconfig import plain_spec, versions
 from harvib.rundir import RunFolder, write_json
 from harvib.settings import TrainSettings
 from harvib.source import Source, opened, require_complete, source_of
-from harvib.weights import ModelCard, load_model
-
-STEPS = {2: 24, 3: 24, 4: 12}
-"""By the number of streams: weights are multiples of 1/24 or 1/12, among which all streams may weigh the same."""
+from harvib.weighting import STEPS, best_weights, fuse, fused_scores
+from harvib.weights import ModelCard, card_of, load_model
 
 _NAME = re.compile(r"\w[\w-]*")
 _STATES = ("plain", "masked", "compact")
 
 
-def fused_scores(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """(B, C) weighted mean of the log-softmax of each stream's (B, C) logits."""
-    return _weighted([part.log_softmax(1) for part in logits], weights)
-
-
-def _weighted(scores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    return torch.stack([weight * part for weight, part in zip(weights, scores, strict=True)]).sum(0)
-
-
-def fuse(streams: Sequence[Evaluation], weights: Sequence[float]) -> Evaluation:
-    """What the fused model does on clips of which each stream's logits are given, in one order."""
-    logits = [torch.from_numpy(stream.logits).double() for stream in streams]
-    return Evaluation(fused_scores(logits, weights).numpy(), streams[0].labels)
-
-
-def best_weights(streams: Sequence[Evaluation]) -> tuple[float, ...]:
-    """The weights on the grid of STEPS, which sum to 1, with which fusion is right most often on these clips.
-
-    Of equally good ones those nearest to equal weights, and of these the ones with the lowest loss.
-    """
-    count, steps, labels = len(streams), STEPS[len(streams)], torch.from_numpy(streams[0].labels)
-    logs = [torch.from_numpy(stream.logits).double().log_softmax(1) for stream in streams]
-
-    def merit(parts: tuple[int, ...]) -> tuple[int, int]:
-        scores = _weighted(logs, [part / steps for part in parts])
-        return int((scores.argmax(1) == labels).sum()), -sum((count * part - steps) ** 2 for part in parts)
-
-    merits = {tuple(part / steps for part in parts): merit(parts) for parts in _divisions(steps, count)}
-    best = max(merits.values())
-    return min(
-        (weights for weights, found in merits.items() if found == best),
-        key=lambda weights: fuse(streams, weights).loss,
-    )
-
-
 class FusedClassifier(nn.Module):
     """The models of a finished fused run as one module; see `load_fused`."""
 
-    def __init__(self, models: Mapping[str, Classifier], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, models: Mapping[str, Classifier], weights: Mapping[str, float], several: bool = False
+    ) -> None:
         super().__init__()
+        self.several = several
         self.streams = nn.ModuleDict(models)
         self.models = dict(models)
         self.weights = [weights[name] for name in models]
 
     def forward(self, clips: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Features (B, T, D) and lengths (B,) of each stream by its name, to (B, C) fused scores."""
-        return fused_scores([model(*clips[name]) for name, model in self.models.items()], self.weights)
+        return fused_scores(
+            [model(*clips[name]) for name, model in self.models.items()], self.weights, self.several
+        )
 
     def parameter_counts(self) -> dict[str, int]:
         """Exact parameters of all streams together; the weights of the fusion, one a stream, are not counted."""
@@ -114,7 +81,8 @@ def load_fused(run: Path, state: str = "") -> tuple[FusedClassifier, dict[str, M
     weights = report[state].get("weights", {})
     if set(weights) != set(models) or not all(isinstance(value, float) for value in weights.values()):
         raise InputError(f"{run}: report.json has no weight for each stream: file damaged")
-    return FusedClassifier(models, weights).eval(), {name: card for name, (_, card) in read.items()}
+    cards = {name: card for name, (_, card) in read.items()}
+    return FusedClassifier(models, weights, any(card.several for card in cards.values())).eval(), cards
 
 
 def _file(stream: RunFolder, state: str) -> Path:
@@ -154,7 +122,11 @@ def train(
             require_complete(cache, allow_missing)
         names = _stream_names(sources, pairs)
         match = matched([cache for cache, _ in pairs], split)
-        cards = [ModelCard(cache.classes, cache.fingerprint, stream) for cache, stream in pairs]
+        cards = [card_of(cache, stream) for cache, stream in pairs]
+        if len({card.several for card in cards}) > 1:
+            raise InputError(
+                "some caches have clips with several labels and others have none: they cannot be fused"
+            )
         specs = [
             plain_spec(settings, cache.dim(stream), card)
             for (cache, stream), card in zip(pairs, cards, strict=True)
@@ -257,8 +229,7 @@ def _report(
         weights = best_weights(parts["validation"])
         results = {part: fuse(streams, weights) for part, streams in parts.items()}
         report[state] = {
-            "accuracy": {part: result.accuracy for part, result in results.items()},
-            "loss": {part: result.loss for part, result in results.items()},
+            **by_part(results),
             "parameters": {
                 kind: sum(theirs[state]["parameters"][kind] for theirs in reports.values())
                 for kind in ("recurrent", "head", "total")
@@ -268,7 +239,9 @@ def _report(
             "weights": dict(zip(reports, weights, strict=True)),
         }
         # Of the last state, which is the final one.
-        report["confusion"] = results["test"].confusion().tolist()
+        report["measure"] = results["test"].measure
+        if not results["test"].several:
+            report["confusion"] = results["test"].confusion().tolist()
     if "compact" in report:
         plain, few = (report[state]["parameters"]["total"] for state in ("plain", "compact"))
         report["ratio"] = plain / few
@@ -322,10 +295,3 @@ def _stream_names(sources: Sequence[Source], pairs: Sequence[tuple[Cache, str]])
         if len(set(names)) == len(names) and all(_NAME.fullmatch(name) for name in names):
             return names
     return [f"stream-{number}" for number in range(1, len(sources) + 1)]
-
-
-def _divisions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
-    """All ways to write `total` as a sum of so many whole numbers from 0 on, order counting."""
-    for bars in itertools.combinations(range(total + parts - 1), parts - 1):
-        ends = (-1, *bars, total + parts - 1)
-        yield tuple(after - before - 1 for before, after in itertools.pairwise(ends))

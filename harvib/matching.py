@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harfeat.cache import ROLES, Cache
+from harfeat.cache import ROLES, Cache, ClipRow
 from harvib.errors import InputError
 
 _ROLE_NAMES = {role: name for name, role in ROLES.items()}
@@ -77,6 +77,10 @@ def _told(cache: Cache, split: str | None) -> dict[str, tuple[str, str, str]]:
     if split is not None:
         roles = [_ROLE_NAMES[role] for role in cache.split(split).roles.tolist()]
     return {
-        clip.name: ("(several)" if clip.label < 0 else cache.classes[clip.label], clip.group, role)
-        for clip, role in zip(cache.clips, roles, strict=True)
+        clip.name: (_classes(cache, clip), clip.group, role) for clip, role in zip(cache.clips, roles, strict=True)
     }
+
+
+def _classes(cache: Cache, clip: ClipRow) -> str:
+    """The class of a clip, or all of them."""
+    return cache.classes[clip.label] if clip.label >= 0 else ", ".join(cache.classes[at] for at in clip.labels)

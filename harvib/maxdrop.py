@@ -9,6 +9,7 @@ from typing import Any
 from harvib.budget import smallest_within
 from harvib.errors import InputError
 from harvib.interrupt import Stopped
+from harvib.measure import score_of
 from harvib.rundir import RunFolder, write_json
 from harvib.weights import load_model
 
@@ -19,12 +20,14 @@ def within_drop(
     sizes: tuple[int, int],
     max_drop: float,
     run: Callable[[int, RunFolder], None],
+    measure: str,
 ) -> dict[str, Any]:
     """The report of a run for --max-drop, written to `folder` with the models of the smallest target that holds.
 
-    `sizes` are those of the plain model and of the smallest there is; `run` finishes the run of one target in a
-    folder, and does nothing where it is finished. These folders lie below `search/` until the whole is done, so a
-    repeated command goes on at the target where it stopped. InputError where no target keeps `floor`.
+    `floor` is of `measure`, accuracy or GAP@20. `sizes` are those of the plain model and of the smallest there is;
+    `run` finishes the run of one target in a folder, and does nothing where it is finished. These folders lie
+    below `search/` until the whole is done, so a repeated command goes on at the target where it stopped.
+    InputError where no target keeps `floor`.
     """
     search = folder.path / "search"
     tried: list[dict[str, Any]] = []
@@ -34,7 +37,7 @@ def within_drop(
         theirs = RunFolder(search / str(target))
         run(target, theirs)
         report = theirs.report()
-        validation = report["compact"]["accuracy"]["validation"]
+        validation = score_of(report["compact"])["validation"]
         tried.append({**report["budget"], "validation": validation})
         # Accuracies are shares of few clips: rounding must not fail one that is exactly at the floor.
         if validation >= floor - 1e-9:
@@ -51,7 +54,7 @@ def within_drop(
         raise
     if best is None:
         raise InputError(
-            f"--max-drop {max_drop:g}: no smaller model keeps {floor:.1%} of validation accuracy; allow a larger "
+            f"--max-drop {max_drop:g}: no smaller model keeps {floor:.1%} of validation {measure}; allow a larger "
             "drop or more epochs"
         )
     chosen = RunFolder(search / str(best))

@@ -29,7 +29,7 @@ from harvib.source import Source, opened, require_complete, source_of
 from harvib.stages import Stages
 from harvib.teacher import targets_of
 from harvib.unfinished import unfinished
-from harvib.weights import ModelCard, save_model
+from harvib.weights import card_of, save_model
 
 
 def train(
@@ -58,8 +58,9 @@ def train(
     source = source_of(features)
     with opened(source) as (cache, stream):
         require_complete(cache, allow_missing)
-        parts = load_parts(cache, split, settings.validation, settings.seed, settings.views, stream, source.names)
-        card = ModelCard(cache.classes, cache.fingerprint, stream)
+        common = (settings.validation, settings.seed, settings.views, stream, source.names, settings.halves)
+        parts = load_parts(cache, split, *common)
+        card = card_of(cache, stream)
         config = config_of(cache, stream, split, settings, parts, init, teacher)
         folder, targets = RunFolder(run_dir), None
         if teacher is not None and not folder.is_finished():
@@ -123,7 +124,7 @@ def _finished(stages: Stages, plain: Classifier, config: dict[str, Any]) -> dict
 
 def _within_drop(stages: Stages, plain: Classifier, config: dict[str, Any]) -> dict[str, Any]:
     settings = stages.settings
-    accuracy = evaluate(plain, stages.parts.validation, stages.device).accuracy
+    found = evaluate(plain, stages.parts.validation, stages.device)
     least = plain.spec.smallest(settings.scales_stay, settings.units_stay)
     sizes = plain.parameter_counts()["total"], least
 
@@ -134,5 +135,5 @@ def _within_drop(stages: Stages, plain: Classifier, config: dict[str, Any]) -> d
         if not folder.is_finished():
             _finished(dataclasses.replace(stages, folder=folder, settings=chosen), plain, ours)
 
-    floor = accuracy - settings.max_drop / 100
-    return within_drop(stages.folder, floor, sizes, settings.max_drop, run)
+    floor = found.score - settings.max_drop / 100
+    return within_drop(stages.folder, floor, sizes, settings.max_drop, run, found.measure)

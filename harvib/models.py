@@ -46,9 +46,15 @@ class ModelSpec:
     kernel: int = 3
     factor: Factor | None = None
     hidden_factor: Factor | None = None
+    normalize: bool = False
 
     def __post_init__(self) -> None:
-        known = self.cell in CELLS and self.state in get_args(State) and self.readout in READOUTS
+        known = (
+            type(self.normalize) is bool
+            and self.cell in CELLS
+            and self.state in get_args(State)
+            and self.readout in READOUTS
+        )
         sizes = (self.features, self.inputs, self.classes, self.kernel, *map(sum, self.shape), *self.reads)
         widths = [width for layer in self.shape for width in layer]
         if not known or not self.shape or not all(type(size) is int and size > 0 for size in sizes):
@@ -123,6 +129,7 @@ class ModelSpec:
             "--readout": self.readout,
             "--factorize": _told(self.factor),
             "--factorize-hidden": _told(self.hidden_factor),
+            "--normalize": "yes" if self.normalize else "no",
             "inputs": f"{self.inputs} of {self.features}",
             "classes": str(self.classes),
         }

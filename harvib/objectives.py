@@ -1,7 +1,8 @@
 """The terms of the loss, each a pure function, and their sum with weights.
 
 CE + beta * sum over gates KL + beta_input * KL of the input (Srivastava et al., WACV 2021, eq. 12), and for
-distillation the soft targets of Hinton et al., 2015.
+distillation the soft targets of Hinton et al., 2015. Where clips have several labels, logits are the log-odds of
+each class by itself, and both terms are summed over the classes.
 """
 
 from __future__ import annotations
@@ -42,8 +43,37 @@ def input_kl(model: Classifier) -> Tensor:
     return torch.zeros((), device=model.selection.device) if mask is None else mask.kl()
 
 
-def soft_target_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) of the softened distributions, in nats a clip; (B, C) both."""
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy in nats a clip, the mean over (B, C) logits.
+
+    `labels` are (B,) classes, or (B, C) 0 and 1: then it is the sum over classes of binary cross entropies, which
+    know no smoothing.
+    """
+    if labels.ndim == 1:
+        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum") / len(
+        logits
+    )
+
+
+def right(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,) bool: whether the most likely class of a clip is its label, or among them; see `label_loss`."""
+    best = logits.argmax(1)
+    return best == labels if labels.ndim == 1 else labels.gather(1, best[:, None])[:, 0] > 0
+
+
+def soft_target_loss(logits: Tensor, teacher: Tensor, temperature: float, several: bool = False) -> Tensor:
+    """T^2 KL(teacher || student) of the softened distributions, in nats a clip; (B, C) both.
+
+    For `several` labels each class has a distribution of its own, yes or no, and their divergences are summed.
+    """
+    if several:
+        softened = torch.sigmoid(teacher / temperature)
+        crossed, own = (
+            functional.binary_cross_entropy_with_logits(each / temperature, softened, reduction="sum")
+            for each in (logits, teacher)
+        )
+        return temperature**2 * (crossed - own) / len(logits)
     student = functional.log_softmax(logits / temperature, dim=1)
     target = functional.log_softmax(teacher / temperature, dim=1)
     divergence = functional.kl_div(student, target, reduction="batchmean", log_target=True)
@@ -54,11 +84,11 @@ def loss_terms(
     model: Classifier, logits: Tensor, labels: Tensor, teacher: Tensor | None, weights: LossWeights
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss to minimise, and its parts before weighting: ce, kl_gates, kl_input, distill."""
-    cross_entropy = functional.cross_entropy(logits, labels, label_smoothing=weights.label_smoothing)
+    cross_entropy = label_loss(logits, labels, weights.label_smoothing)
     parts = {"ce": cross_entropy, "kl_gates": gate_kl(model), "kl_input": input_kl(model)}
     loss = cross_entropy
     if teacher is not None and weights.distill > 0:
-        parts["distill"] = soft_target_loss(logits, teacher, weights.temperature)
+        parts["distill"] = soft_target_loss(logits, teacher, weights.temperature, labels.ndim == 2)
         loss = (1 - weights.distill) * loss + weights.distill * parts["distill"]
     loss = loss + weights.beta * parts["kl_gates"] + weights.beta_input * parts["kl_input"]
     return loss, parts

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harfeat.cache import DEFAULT_STREAM
 from harvib.errors import InputError
 from harvib.weights import ModelCard
 
@@ -74,9 +73,7 @@ def read_onnx(data: bytes, where: str) -> tuple[OnnxClassifier, ModelCard]:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        card = ModelCard(
-            tuple(json.loads(told["classes"])), told["fingerprint"], told.get("stream", DEFAULT_STREAM)
-        )
+        card = ModelCard.told(told)
         parameters = {str(kind): int(count) for kind, count in json.loads(told["parameters"]).items()}
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         shapes = {item.name: item.shape for item in (*session.get_inputs(), *session.get_outputs())}

@@ -13,7 +13,7 @@ from harvib.classifier import Classifier
 from harvib.compact import compact
 from harvib.data import Parts
 from harvib.devices import machine
-from harvib.metrics import evaluate
+from harvib.metrics import by_part, evaluate
 from harvib.precision import dtype_of
 from harvib.rundir import RunFolder, read_json
 from harvib.settings import TrainSettings
@@ -43,8 +43,10 @@ def report_of(
         report["ratio"] = report["plain"]["parameters"]["total"] / few
         if folder.budget.is_file():
             report["budget"] = read_json(folder.budget) | {"reached": few}
-    final = list(models.values())[-1]
-    report["confusion"] = evaluate(final, parts.test, device).confusion().tolist()
+    final = evaluate(list(models.values())[-1], parts.test, device)
+    report["measure"] = final.measure
+    if not final.several:
+        report["confusion"] = final.confusion().tolist()
     seconds = {stage: folder.seconds(stage) for stage in ("plain", "vib", "lasso", "movement", "finetune")}
     for stage in ("lasso", "movement"):
         if not seconds[stage]:
@@ -62,12 +64,9 @@ def report_of(
 
 
 def figures(model: Classifier, parts: Parts, device: torch.device) -> dict[str, Any]:
-    """Accuracies, exact parameter counts, and what the model keeps."""
-    validation = evaluate(model, parts.validation, device)
-    test = evaluate(model, parts.test, device)
+    """Accuracies and the like, exact parameter counts, and what the model keeps."""
     return {
-        "accuracy": {"validation": validation.accuracy, "test": test.accuracy},
-        "loss": {"validation": validation.loss, "test": test.loss},
+        **by_part({part: evaluate(model, getattr(parts, part), device) for part in ("validation", "test")}),
         "parameters": model.parameter_counts(),
         "inputs": len(model.kept_inputs()),
         "units": sum(map(sum, model.kept_units())),

@@ -13,7 +13,8 @@ import torch
 from harfeat.cache import Cache
 from harvib.cells import CELLS, rows_a_unit, shape_of
 from harvib.classifier import Classifier, Spec
-from harvib.data import Division, Parts, view_streams
+from harvib.data import Parts, view_streams
+from harvib.division import Division
 from harvib.errors import InputError
 from harvib.factorised import Factor, outline
 from harvib.factorised.asked import hidden_factor, input_factor
@@ -32,6 +33,11 @@ class Given:
 
 def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> Spec:
     """The plain model that these settings ask for on so many features a step. Raises InputError."""
+    if card.several and settings.label_smoothing:
+        raise InputError(
+            f"--label-smoothing {settings.label_smoothing:g}: clips with several labels have none, for it "
+            "would ask for a share of every class; leave it out"
+        )
     return stack_spec(settings, features, card)
 
 
@@ -53,6 +59,7 @@ def stack_spec(settings: TrainSettings, features: int, card: ModelCard) -> Model
         kernel=settings.kernel,
         factor=factor,
         hidden_factor=hidden,
+        normalize=settings.normalize,
     )
 
 

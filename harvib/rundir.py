@@ -34,8 +34,8 @@ from harvib.weights import replace_synced
 
 COLUMNS = (
     "stage", "epoch", "loss", "ce", "kl_gates", "kl_input", "distill", "train_accuracy",
-    "val_accuracy", "val_loss", "inputs_kept", "units_kept", "lr", "mask_lr", "lasso", "strength", "best_epoch",
-    "seconds",
+    "val_accuracy", "val_gap", "val_loss", "inputs_kept", "units_kept", "lr", "mask_lr", "lasso", "strength",
+    "best_epoch", "seconds",
 )  # fmt: skip
 
 

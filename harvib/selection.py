@@ -11,12 +11,14 @@ from torch import Tensor
 
 from harvib.data import ClipSet
 from harvib.errors import InputError
+from harvib.unitrows import unit_rows
 
 
-def select_inputs(train: ClipSet, count: int) -> Tensor:
+def select_inputs(train: ClipSet, count: int, normalize: bool = False) -> Tensor:
     """Indices of the `count` features with the highest ANOVA F of the clips' time averages, ascending; 0: all.
 
-    Constant features have no F and come last; of equals the lower index wins.
+    Constant features have no F and come last; of equals the lower index wins. A clip of several labels counts once
+    in each of its classes. With `normalize` the averages are of rows of length 1.
     """
     if count == 0:
         return torch.arange(train.dim)
@@ -24,8 +26,15 @@ def select_inputs(train: ClipSet, count: int) -> Tensor:
         raise InputError(f"--select-inputs {count}: there are only {train.dim} features")
     means, labels = [], []
     for batch in train.batches(128, torch.device("cpu")):
-        means.append(batch.features.sum(1) / batch.lengths[:, None])
-        labels.append(batch.labels)
+        features = unit_rows(batch.features) if normalize else batch.features
+        averages = features.sum(1) / batch.lengths[:, None]
+        if batch.labels.ndim == 2:
+            clips, classes = batch.labels.nonzero(as_tuple=True)
+            means.append(averages[clips])
+            labels.append(classes)
+        else:
+            means.append(averages)
+            labels.append(batch.labels)
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Features .* are constant", UserWarning)
         scores, _ = f_classif(torch.cat(means).numpy(), torch.cat(labels).numpy())

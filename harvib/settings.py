@@ -15,7 +15,7 @@ from harvib.pooling.asked import KINDS as POOLINGS
 from harvib.pooling.asked import Asked as AskedPooling
 from harvib.precision import PRECISIONS
 from harvib.readout import READOUTS
-from harvib.schedule import SHARES
+from harvib.schedule import SCHEDULES, Schedule
 from harvib.settings_rules import check
 
 METHODS = ("vib", "lasso", "magnitude", "movement", "plain")
@@ -60,7 +60,8 @@ class BackboneSettings:
 class TrainSettings:
     """Settings of `harvib train`; validated when made.
 
-    Losses: cross entropy in nats per clip; betas multiply the masks' KL in nats. Rates are Adam's.
+    Losses: cross entropy in nats per clip, of several labels summed over the classes; betas multiply the masks' KL
+    in nats. Rates are Adam's.
     """
 
     method: str = _option(
@@ -122,11 +123,15 @@ class TrainSettings:
         "auto", "what of the states the head reads; auto: their mean, of mlp the last", choices=("auto", *READOUTS)
     )
     views: bool = _option(True, "train on the cache's views, one drawn a clip and epoch, where it has some")
+    halves: bool = _option(False, "train on one half in time of each clip, drawn anew each epoch")
+    normalize: bool = _option(False, "divide each feature row by its L2 norm, before all else; part of the model")
     standardize: bool = _option(False, "standardise features by the train part (folds away when compacted)")
     select_inputs: int = _option(0, "read only the N inputs with the highest ANOVA F on train; 0: all", low=0)
     dropout: float = _option(0.2, "dropout of input features of the plain and masked model", low=0, high=0.95)
     finetune_dropout: float = _option(0.5, "dropout of input features of the compact model", low=0, high=0.95)
-    label_smoothing: float = _option(0.0, "label smoothing of the cross entropy", low=0, high=0.5)
+    label_smoothing: float = _option(
+        0.0, "label smoothing of the cross entropy; clips with several labels have none", low=0, high=0.5
+    )
     beta: float = _option(3e-3, "strength of the KL of the gate masks", low=0)
     beta_input: float = _option(1e-4, "strength of the KL of the input mask", low=0)
     lasso: float = _option(0.0, "strength of the group lasso over hidden units; 0: off", low=0)
@@ -143,7 +148,8 @@ class TrainSettings:
     target_ratio: float = _option(0.0, "how many times fewer parameters than the plain model; 0: off", low=0)
     max_drop: float = _option(
         -1.0,
-        "end as small as validation accuracy may fall by so many percentage points; -1: off",
+        "end as small as validation accuracy (several labels: GAP@20) may fall by so many percentage points; -1: "
+        "off",
         low=-1,
         high=100,
     )
@@ -161,15 +167,17 @@ class TrainSettings:
     finetune_lr: float = _option(5e-3, "learning rate of fine-tuning", low=0, high=1e6)
     schedule: str = _option(
         "cosine",
-        "learning rate over a stage, after its warm-up: to zero by half a cosine or on a line, constant, or a "
-        "tenth at half of it and again at three quarters",
-        choices=tuple(SHARES),
+        "learning rate over a stage, after its warm-up: to zero by half a cosine or on a line, constant, a tenth "
+        "at half of it and again at three quarters, or times --decay-factor every --decay-examples clips",
+        choices=SCHEDULES,
     )
+    decay_examples: int = _option(4_000_000, "--schedule examples: clips after which the rate falls", low=1)
+    decay_factor: float = _option(0.8, "--schedule examples: by which it falls each time", low=0.01, high=1)
     warmup_epochs: int = _option(0, "epochs over which the learning rate rises at the start of each stage", low=0)
     patience: int = _option(
         0,
-        "end plain training and fine-tuning after so many epochs in a row without a better validation accuracy, "
-        "and keep the best of all; 0: run all epochs, keep the best of the last quarter",
+        "end plain training and fine-tuning after so many epochs in a row without a better validation accuracy "
+        "(several labels: GAP@20), and keep the best of all; 0: run all epochs, keep the best of the last quarter",
         low=0,
     )
     precision: str = _option(
@@ -218,6 +226,11 @@ class TrainSettings:
     def scales_stay(self) -> bool:
         """Whether the masks' factors end as parameters of the compact cell."""
         return self.keep_scales or self.finetune_epochs == 0
+
+    @property
+    def rates(self) -> Schedule:
+        """How learning rates fall over a stage."""
+        return Schedule(self.schedule, self.decay_examples, self.decay_factor, self.batch)
 
     @property
     def ranks_groups(self) -> bool:

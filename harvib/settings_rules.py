@@ -8,6 +8,7 @@ from harvib.cells import CELLS, rows_a_unit
 from harvib.errors import InputError
 from harvib.factorised import RANKED
 from harvib.pooling.asked import KINDS as POOLINGS
+from harvib.schedule import EXAMPLES
 
 if TYPE_CHECKING:
     from harvib.settings import TrainSettings
@@ -35,6 +36,7 @@ def check(settings: TrainSettings) -> None:
     _check_lasso(settings)
     _check_budget(settings)
     _check_warmup(settings)
+    _check_decay(settings)
 
 
 def _check_pooling(settings: TrainSettings) -> None:
@@ -152,3 +154,10 @@ def _check_budget(settings: TrainSettings) -> None:
         raise InputError(f"{budgets[0]}: a group lasso after VIB would undo it; say --lasso-time with-vib")
     if budgets and settings.method == "vib" and settings.beta == settings.beta_input == 0:
         raise InputError(f"{budgets[0]}: --beta and --beta-input are both 0, so there is nothing to scale")
+
+
+def _check_decay(settings: TrainSettings) -> None:
+    for name in ("decay_examples", "decay_factor"):
+        value = getattr(settings, name)
+        if settings.schedule != EXAMPLES and value != getattr(type(settings), name):
+            raise InputError(f"{_said(name, value)}: only --schedule {EXAMPLES} falls by it; leave it out")

@@ -1,6 +1,7 @@
 """Which features a run reads: a cache, one stream of it, and which of its clips in which order.
 
-On the command line a stream of a cache that holds several is named behind the file: `both.h5::flow`.
+On the command line a stream of a cache that holds several is named behind the file: `both.h5::flow`. Several of
+them joined by `+` are one stream, whose rows stand side by side: `yt8m.h5::rgb+audio`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from harfeat.cache import VIEW, Cache, open_cache
 from harvib.errors import InputError
+from harvib.joined import MARK, joined
 
 _MARK = "::"
 
@@ -54,8 +56,15 @@ def opened(source: Source, expected: str = "") -> Iterator[tuple[Cache, str]]:
     Raises InputError and CacheError.
     """
     with open_cache(source.path) as cache:
-        default = expected if expected in cache.streams else ""
-        yield cache, main_stream(cache, source.stream or default)
+        default = expected if holds(cache, expected) else ""
+        named = source.stream or default
+        found = joined(cache, named)
+        yield found, main_stream(found, named)
+
+
+def holds(cache: Cache, stream: str) -> bool:
+    """Whether a cache has this stream, or all those that are joined in it."""
+    return stream in cache.streams or set(stream.split(MARK)) <= set(cache.streams)
 
 
 def main_stream(cache: Cache, named: str = "") -> str:
@@ -71,6 +80,7 @@ def main_stream(cache: Cache, named: str = "") -> str:
         raise InputError(
             f"{cache.path} holds the streams {', '.join(streams or cache.streams)}: say which one, as in "
             f"{cache.path}{_MARK}{(streams or cache.streams)[-1]}"
+            + (f", or {cache.path}{_MARK}{MARK.join(streams)} for all side by side" if len(streams) > 1 else "")
         )
     return streams[0]
 

@@ -133,8 +133,8 @@ class Stages:
 
             def score(masked: Classifier) -> tuple[float, float]:
                 result = evaluate(masked, validation, self.device)
-                accuracy, loss = self.manner.team.of_first((result.accuracy, result.loss))
-                return accuracy, -loss
+                found, loss = self.manner.team.of_first((result.score, result.loss))
+                return found, -loss
 
             land(model, target, self.settings.scales_stay, score)
         found: dict[str, Any] = {"target": target, "before_landing": before}
@@ -199,7 +199,7 @@ class Stages:
     def _new_plain(self) -> Classifier:
         settings, front = self.settings, fresh(self.ahead)
         train = features_of(front, self.parts.train)
-        selected = select_inputs(train, settings.select_inputs)
+        selected = select_inputs(train, settings.select_inputs, settings.normalize)
         spec = plain_spec(settings, train.dim, self.card)
         torch.manual_seed(settings.seed)
         model = spec.build()
@@ -208,7 +208,7 @@ class Stages:
         model.front = front
         model.selection.copy_(selected)
         if settings.standardize:
-            mean, std = train.statistics()
+            mean, std = train.statistics(settings.normalize)
             model.standardize_by(mean[selected], std[selected])
         return model.to(self.device)
 

@@ -26,6 +26,7 @@ from harvib.bench import BenchSettings, bench_run, measured, medians, threads
 from harvib.devices import device_of
 from harvib.errors import InputError
 from harvib.frontier import CONFIDENCE, FIGURES, figures_of, settings_of
+from harvib.measure import ACCURACY, measure_of
 from harvib.points import Point
 from harvib.runconfig import features_config
 from harvib.rundir import RunFolder, write_json
@@ -34,8 +35,8 @@ from harvib.weights import load_model, replace_synced
 from harvib.workers import check, results
 
 SELECTION = (
-    "The front is chosen by parameters and mean validation accuracy alone, among settings of which every seed "
-    "finished; test accuracy has no part in it."
+    "The front is chosen by parameters and mean validation {measure} alone, among settings of which every seed "
+    "finished; test {measure} has no part in it."
 )
 _COLUMNS = ("kind", "run", "seed", *FIGURES, "error")
 
@@ -215,6 +216,7 @@ def _require_readable(folder: Path, shared: bool) -> None:
 def _figures(sweep: Sweep, points: Sequence[Point], errors: Mapping[str, str]) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     plains: dict[str, dict[str, Any]] = {}
+    measure = ACCURACY
     for point in points:
         row = row_of("run", point)
         if point.name in errors:
@@ -223,7 +225,7 @@ def _figures(sweep: Sweep, points: Sequence[Point], errors: Mapping[str, str]) -
         folder = sweep.out / "runs" / point.name
         report, latency = RunFolder(folder).report(), measured(folder)
         times = {} if latency is None else medians(latency)
-        state = "compact" if "compact" in report else "plain"
+        state, measure = "compact" if "compact" in report else "plain", measure_of(report)
         runs.append(row | figures_of(report[state], times.get(state)))
         plain = point.plain()
         if state == "compact" and (plain.name not in plains or plains[plain.name]["ms"] is None):
@@ -234,7 +236,8 @@ def _figures(sweep: Sweep, points: Sequence[Point], errors: Mapping[str, str]) -
         "features": str(sweep.features),
         "split": sweep.split,
         "confidence": CONFIDENCE,
-        "selection": SELECTION,
+        "measure": measure,
+        "selection": SELECTION.format(measure=measure),
         "failed": len(errors),
         "runs": runs,
         "settings": settings,

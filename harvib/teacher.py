@@ -12,6 +12,7 @@ from torch import Tensor
 from harfeat.cache import DEFAULT_STREAM, Cache
 from harvib.data import load_parts
 from harvib.errors import InputError
+from harvib.joined import joined
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 from harvib.train import soft_targets
@@ -56,6 +57,7 @@ def targets_of(
                 "(any stream), split, seed and held-out share, or test and validation clips would leak into it"
             )
     model, _ = load_model(other.model)
+    cache = joined(cache, theirs["stream"])
     if (dim := cache.dim(theirs["stream"])) != model.spec.features:
         raise InputError(f"{option}: reads {model.spec.features} values a step; {cache.path} has {dim}")
     parts = load_parts(

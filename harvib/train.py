@@ -23,7 +23,7 @@ from harvib.lasso import GroupLasso
 from harvib.metrics import evaluate
 from harvib.movement import Movement
 from harvib.noise import sharing
-from harvib.objectives import LossWeights, loss_terms
+from harvib.objectives import LossWeights, loss_terms, right
 from harvib.precision import Arithmetic, dtype_of
 from harvib.schedule import MASKS, set_rates
 from harvib.settings import TrainSettings
@@ -34,10 +34,10 @@ class Stage:
     """One stage of training.
 
     `number` tells the stages' random streams apart. `select_best` keeps, of the last quarter of the epochs, the
-    one with the best validation accuracy (of equals the lowest loss): at the high rate before, accuracy jumps from
-    epoch to epoch and the best of many jumps is luck. Otherwise the last epoch is kept. With `patience` above 0
-    such a stage ends once so many epochs in a row have not been better, and then all epochs stand for selection:
-    a best of the last quarter alone could only end what is about to end.
+    one with the best validation accuracy, or GAP@20 of several labels (of equals the lowest loss): at the high
+    rate before, it jumps from epoch to epoch and the best of many jumps is luck. Otherwise the last epoch is kept.
+    With `patience` above 0 such a stage ends once so many epochs in a row have not been better, and then all
+    epochs stand for selection: a best of the last quarter alone could only end what is about to end.
     `remedy` names the options to lower where the stage diverges.
     """
 
@@ -132,23 +132,25 @@ def fit(
         sums = _Sums()
         batches = parts.train.shuffled(settings.batch, device, settings.seed, stage.number * 100_000 + epoch)
         for number, batch in enumerate(batches, epoch * steps_per_epoch):
-            set_rates(optimizer.param_groups, settings.schedule, number, steps, warm, controller is not None)
+            set_rates(optimizer.param_groups, settings.rates, number, steps, warm, controller is not None)
             weights = _loss_weights(settings, number / steps)
             if controller is not None:
                 weights = weights.scaled(controller.strength)
             sums.add(step(batch, weights), len(batch.labels))
         validation = evaluate(model, parts.validation, device)
-        accuracy, loss = team.of_first((validation.accuracy, validation.loss))
+        (loss,) = team.of_first((validation.loss,))
         if not math.isfinite(loss):
             raise _diverged(stage, "the validation loss")
+        score, accuracy = team.of_first((validation.score, validation.accuracy))
         best = progress.best
-        if stage.is_better((accuracy, -loss), epoch, best):
-            best = Best((accuracy, -loss), {name: v.clone() for name, v in model.state_dict().items()}, epoch + 1)
+        if stage.is_better((score, -loss), epoch, best):
+            best = Best((score, -loss), {name: v.clone() for name, v in model.state_dict().items()}, epoch + 1)
         row: Row = {
             "stage": stage.name,
             "epoch": epoch + 1,
             **sums.means(),
             "val_accuracy": accuracy,
+            **({"val_gap": score} if validation.several else {}),
             "val_loss": loss,
             "inputs_kept": len(model.kept_inputs()),
             "units_kept": sum(map(sum, model.kept_units())),
@@ -167,7 +169,7 @@ def fit(
         progress = Progress(epoch + 1, best, memory)
         checkpoint.save(stage.name, progress, model, optimizer)
         bar.set_postfix_str(
-            f"loss {row['loss']:.3f} val {accuracy:.1%} inputs {row['inputs_kept']} units {row['units_kept']}",
+            f"loss {row['loss']:.3f} val {score:.1%} inputs {row['inputs_kept']} units {row['units_kept']}",
             refresh=False,
         )
     bar.close()
@@ -218,7 +220,7 @@ class _Step:
             lasso.after_step(model, self.optimizer)
         if self.movement is not None and scores is not None and moved:
             self.movement.add(scores)
-        accuracy = (logits.argmax(1) == own.labels).float().mean()
+        accuracy = right(logits, own.labels).float().mean()
         values = {"loss": loss, **terms, "train_accuracy": accuracy}
         return team.sum_values({name: float(value.detach()) for name, value in values.items()}, part)
 

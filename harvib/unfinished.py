@@ -82,7 +82,7 @@ def _pruned(parts: Parts, device: torch.device, stopped: Stopped) -> tuple[Class
 
     def score(model: Classifier) -> tuple[float, float]:
         result = evaluate(model, parts.validation, device)
-        return result.accuracy, -result.loss
+        return result.score, -result.loss
 
     if target is not None:
         if settings.ranks_groups:

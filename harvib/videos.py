@@ -21,8 +21,10 @@ from typing_extensions import Self
 
 from harvib.backbones import FILE, Backbone, Block, load_backbone, save_backbone
 from harvib.budget import target_of
-from harvib.data import divide, load_parts, view_streams
+from harvib.data import load_parts, view_streams
 from harvib.devices import best_device
+from harvib.division import divide
+from harvib.errors import InputError
 from harvib.events import needs_tensorboard
 from harvib.front import Ahead, Front
 from harvib.manner import Manner
@@ -36,7 +38,7 @@ from harvib.seen import SeenCache, frame_size
 from harvib.settings import BackboneSettings, TrainSettings
 from harvib.source import Source, opened, require_complete, source_of
 from harvib.stages import Stages
-from harvib.weights import ModelCard
+from harvib.weights import card_of
 
 
 class BlockFront(Front):
@@ -75,6 +77,11 @@ def train(
     parameters elsewhere in the report are of the recurrent model and its head alone. Raises InputError and
     CacheError.
     """
+    if settings.normalize:
+        raise InputError(
+            "--normalize: on videos the dropped features leave the backbone, and with them the length of a row; "
+            "leave it out"
+        )
     device, manner = device or best_device(), manner or Manner()
     dtype_of(settings.precision, device)
     if manner.tensorboard:
@@ -85,7 +92,7 @@ def train(
         backbone, weights = pretrained(chosen.backbone, chosen.backbone_weights)
         backbone.to(device)
         division = divide(frames, split, settings.validation, settings.seed)
-        card = ModelCard(frames.classes, frames.fingerprint, stream)
+        card = card_of(frames, stream)
         config = config_of(frames, stream, split, settings, division, None)
         told = {"model": chosen.backbone, "weights": weights, "lr": chosen.backbone_lr}
         config["backbone"] = told | {"from": Path(chosen.backbone_weights).name}
@@ -108,7 +115,8 @@ def train(
         if settings.views:
             wanted |= dict.fromkeys(view_streams(frames, stream), division.train)
         seen.compute(wanted)
-        parts = load_parts(seen, split, settings.validation, settings.seed, settings.views, stream)
+        common = (settings.validation, settings.seed, settings.views, stream)
+        parts = load_parts(seen, split, *common, halves=settings.halves)
         front = BlockFront(copy.deepcopy(backbone.block), tuple(shape), chosen.backbone_lr)
 
         def export(target: Path, trained: Front) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harfeat.cache import DEFAULT_STREAM
+from harfeat.cache import DEFAULT_STREAM, Cache
 from harvib.classifier import Classifier, Spec, to_json
 from harvib.errors import InputError
 from harvib.families import spec_from_json
 from harvib.front import Ahead, fresh
+from harvib.joined import widths_of
 
 VERSION = 1
 
@@ -26,12 +27,36 @@ VERSION = 1
 class ModelCard:
     """Beside the weights: the classes in order, and which features the model was trained on.
 
-    Two streams of one cache have one fingerprint; files from before streams had names are of `rgb`.
+    Two streams of one cache have one fingerprint; files from before streams had names are of `rgb`. `widths` are
+    the values a row of each joined stream (`rgb+audio`), none of one that is not joined. `several`: clips have
+    several labels, and logits are the log-odds of each class by itself.
     """
 
     classes: tuple[str, ...]
     fingerprint: str
     stream: str = DEFAULT_STREAM
+    widths: tuple[int, ...] = ()
+    several: bool = False
+
+    @property
+    def extra(self) -> dict[str, str]:
+        """What is not so of the usual model, as metadata of a file."""
+        found = {"widths": json.dumps(self.widths)} if self.widths else {}
+        return found | ({"several": "true"} if self.several else {})
+
+    @classmethod
+    def told(cls, metadata: Mapping[str, str]) -> ModelCard:
+        """From the metadata of a file; KeyError, TypeError or ValueError where they are damaged."""
+        classes, widths = (tuple(json.loads(text)) for text in (metadata["classes"], metadata.get("widths", "[]")))
+        if not all(type(width) is int and width > 0 for width in widths):
+            raise ValueError(f"widths {widths}")
+        stream, several = metadata.get("stream", DEFAULT_STREAM), metadata.get("several") == "true"
+        return cls(classes, metadata["fingerprint"], stream, widths, several)
+
+
+def card_of(cache: Cache, stream: str) -> ModelCard:
+    """Of models trained on this stream of a cache."""
+    return ModelCard(cache.classes, cache.fingerprint, stream, widths_of(cache, stream), cache.has_several)
 
 
 def save_model(path: Path, model: Classifier, card: ModelCard) -> None:
@@ -43,6 +68,7 @@ def save_model(path: Path, model: Classifier, card: ModelCard) -> None:
         "classes": json.dumps(card.classes),
         "fingerprint": card.fingerprint,
         "stream": card.stream,
+        **card.extra,
     }
     tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("front.")}
     write_tensors(path, tensors, metadata)
@@ -85,8 +111,7 @@ def load_model(path: Path) -> tuple[Classifier, ModelCard]:
     if int(version) > VERSION:
         raise InputError(f"{path}: model version {version}; this program reads up to {VERSION}: update it")
     try:
-        stream = metadata.get("stream", DEFAULT_STREAM)
-        card = ModelCard(tuple(json.loads(metadata["classes"])), metadata["fingerprint"], stream)
+        card = ModelCard.told(metadata)
         spec = spec_from_json(metadata["spec"])
     except KeyError as error:
         raise InputError(f"{path}: {error} is missing from its metadata: file damaged") from error
@@ -94,6 +119,10 @@ def load_model(path: Path) -> tuple[Classifier, ModelCard]:
         raise InputError(f"{path}: metadata cannot be understood: {error}") from error
     if len(card.classes) != spec.classes or not all(isinstance(name, str) for name in card.classes):
         raise InputError(f"{path}: {len(card.classes)} class names for {spec.classes} classes: file damaged")
+    if card.widths and sum(card.widths) != spec.features:
+        raise InputError(
+            f"{path}: joined streams of {card.widths} values for {spec.features} features: file damaged"
+        )
     _check(path, spec, tensors)
     model = spec.build()
     model.load_state_dict(tensors)

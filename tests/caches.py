@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harfeat.cache import CacheHead, ClipFeatures, ClipRow, Failure, StreamLayout, write_cache
+from harfeat.cache import CacheHead, ClipFeatures, ClipRow, Failure, StreamLayout, open_cache, write_cache
 from harfeat.splits import fixed_split
 
 CLASSES = ("hop", "run", "sit")
@@ -78,3 +78,33 @@ def permuted_test_labels(
 def without_groups(rows: list[ClipRow], features: list[np.ndarray]) -> tuple[list[ClipRow], list[np.ndarray]]:
     """Forget the groups."""
     return [replace(row, group="") for row in rows], features
+
+
+def second_labels(rows: list[ClipRow], features: list[np.ndarray]) -> tuple[list[ClipRow], list[np.ndarray]]:
+    """Give every other clip the next class too, and the feature that tells it."""
+    classes = max(row.label for row in rows) + 1
+    changed = list(rows)
+    for number in range(1, len(rows), 2):
+        label = rows[number].label
+        other = (label + 1) % classes
+        features[number][:, other % features[number].shape[1]] += 2.0
+        changed[number] = replace(rows[number], label=-1, labels=tuple(sorted((label, other))))
+    return changed, features
+
+
+def with_streams(
+    source: Path, out: Path, streams: Mapping[str, Sequence[np.ndarray]], recipe: Mapping[str, Any] | None = None
+) -> Path:
+    """The clips of `source` with these streams in place of theirs, each a list of rows a clip."""
+    with open_cache(source) as cache:
+        head = replace(cache.head, recipe=recipe or cache.recipe)
+        layouts = {
+            name: StreamLayout([len(values) for values in clips], clips[0].shape[1], clips[0].dtype)
+            for name, clips in streams.items()
+        }
+        each = (
+            {name: ClipFeatures(clips[clip], np.arange(len(clips[clip]))) for name, clips in streams.items()}
+            for clip in range(len(cache.clips))
+        )
+        write_cache(out, head, layouts, each)
+    return out

@@ -40,6 +40,7 @@ from harvib.report.run import command as repeating
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
 from harvib.source import Source, source_of
+from harvib.weighting import best_weights, fuse
 from harvib.weights import load_model
 
 CPU = torch.device("cpu")
@@ -220,22 +221,22 @@ def evaluation(*right: bool, margin: float = 2.0) -> Evaluation:
 
 
 def test_weights_are_the_best_on_validation_and_equal_where_that_does_not_matter() -> None:
-    assert fusion.best_weights([evaluation(True, True), evaluation(True, True)]) == (0.5, 0.5)
-    assert fusion.best_weights([evaluation(True, True)] * 3) == (1 / 3, 1 / 3, 1 / 3)
-    assert fusion.best_weights([evaluation(False, False)] * 4) == (0.25,) * 4
+    assert best_weights([evaluation(True, True), evaluation(True, True)]) == (0.5, 0.5)
+    assert best_weights([evaluation(True, True)] * 3) == (1 / 3, 1 / 3, 1 / 3)
+    assert best_weights([evaluation(False, False)] * 4) == (0.25,) * 4
     # Of the weights above a half that all are right, the one nearest to a half.
-    assert fusion.best_weights([evaluation(True, True), evaluation(False, False)]) == (13 / 24, 11 / 24)
+    assert best_weights([evaluation(True, True), evaluation(False, False)]) == (13 / 24, 11 / 24)
     # 2 w > 5 (1 - w): the first needs more than 5/7, which is 17.1 of 24.
-    assert fusion.best_weights([evaluation(True, margin=2), evaluation(False, margin=5)]) == (18 / 24, 6 / 24)
+    assert best_weights([evaluation(True, margin=2), evaluation(False, margin=5)]) == (18 / 24, 6 / 24)
 
 
 def test_no_weights_on_the_grid_beat_the_chosen_ones() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 40)
     streams = [Evaluation(rng.normal(size=(40, 3)) + np.eye(3)[labels], labels) for _ in range(3)]
-    chosen = fusion.best_weights(streams)
+    chosen = best_weights(streams)
     assert sum(chosen) == pytest.approx(1)
-    found = fusion.fuse(streams, chosen).accuracy
+    found = fuse(streams, chosen).accuracy
     logs = np.stack([s.logits - np.log(np.exp(s.logits).sum(1, keepdims=True)) for s in streams])
     accuracies = []
     for a, b in itertools.product(range(25), repeat=2):

@@ -25,9 +25,10 @@ from harvib.cli import main
 from harvib.commands.train import train as train_command
 from harvib.errors import InputError
 from harvib.evaluate import evaluate_run
+from harvib.report.classes import class_figures
 from harvib.report.page import page, write_page
 from harvib.report.plots import Curves, confusion_plot, curves_plot, log_alpha_plot
-from harvib.report.run import class_figures, command
+from harvib.report.run import command
 from harvib.settings import TrainSettings
 from harvib.weights import load_model
 

@@ -25,7 +25,7 @@ from harvib.backbones import FILE, build, load_backbone
 from harvib.bench import BenchSettings, bench_run
 from harvib.cli import main
 from harvib.commands.train import train as train_command
-from harvib.data import divide
+from harvib.division import divide
 from harvib.errors import InputError
 from harvib.evaluate import evaluate_run
 from harvib.interrupt import Stop

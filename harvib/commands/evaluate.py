@@ -40,6 +40,8 @@ def evaluate(
 ) -> None:
     """Accuracy of a trained model on a cache with the same classes and feature fingerprint.
 
+    Of clips with several labels GAP@20, Hit@1, PERR and mAP.
+
     A fused run takes the caches of all its streams, in any order, and counts the clips that all of them have.
     """
     caches = one_kind(features, videos)
@@ -50,7 +52,11 @@ def evaluate(
     for name, lacking in result.get("left_out", {}).items():
         if lacking:
             click.echo(f"note: {len(lacking):,} clips without {name} are left out (first: {lacking[0]})", err=True)
+    names = {"gap": "GAP@20", "accuracy": "accuracy"}
+    if "gap" in result:
+        names |= {"accuracy": "Hit@1", "perr": "PERR", "map": "mAP"}
+    told = ", ".join(f"{name} {result[key]:.2%}" for key, name in names.items() if key in result)
     click.echo(
-        f"accuracy {result['accuracy']:.2%} on {result['clips']} clips of {', '.join(map(str, caches))} "
+        f"{told} on {result['clips']} clips of {', '.join(map(str, caches))} "
         f"({'all' if split is None else f'split {split}, {subset}'}); {result['parameters']['total']:,} parameters"
     )

@@ -22,6 +22,7 @@ from harvib.export.store import Store, array, array_of_indices
 from harvib.export.torch import compact_form
 from harvib.models import SequenceClassifier
 from harvib.onnxfile import FORMAT, VERSION
+from harvib.unitrows import SMALLEST
 from harvib.weights import ModelCard, write_bytes
 
 
@@ -70,8 +71,11 @@ def to_onnx(
 
 
 def _selected(graph: Graph, small: SequenceClassifier) -> str:
-    """The inputs that the model reads, time first."""
+    """The inputs that the model reads, time first; see `harvib.unitrows`."""
     x = "features"
+    if small.spec.normalize:
+        length = graph.op("ReduceL2", x, graph.constant(np.array([2])), keepdims=1)
+        x = graph.op("Div", x, graph.op("Max", length, graph.constant(np.array(SMALLEST, np.float32))))
     if small.spec.inputs < small.spec.features:
         x = _picked(graph, x, array_of_indices(small.selection.cpu().numpy()))
     return graph.op("Transpose", x, perm=[1, 0, 2])
@@ -149,6 +153,7 @@ def _model(
         "classes": json.dumps(card.classes),
         "fingerprint": card.fingerprint,
         "stream": card.stream,
+        **card.extra,
         "parameters": json.dumps(small.parameter_counts()),
     }
     helper.set_model_props(proto, told | dict(metadata))

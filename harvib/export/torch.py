@@ -116,6 +116,11 @@ def to_torch(model: SequenceClassifier) -> TorchClassifier:
         raise InputError(
             f"--format torch holds nn.LSTM, nn.GRU, nn.RNN and nn.Linear; {model.spec.cell} is none of them"
         )
+    if model.spec.normalize:
+        raise InputError(
+            "--format torch holds weights alone, and this model divides each row by its length first "
+            "(--normalize): say --format onnx"
+        )
     if model.spec.factor is not None:
         raise InputError("a factorised model has no form in torch's modules: they hold dense matrices")
     small = compact_form(model)
@@ -163,7 +168,7 @@ def write_torch(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
         stream=card.stream,
         projected=None if module.projected is None else tuple(module.projected.tolist()),
     )
-    write_tensors(out, module.state_dict(), told.metadata())
+    write_tensors(out, module.state_dict(), told.metadata() | card.extra)
     return f"{out}: {described(module)}"
 
 

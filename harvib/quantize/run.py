@@ -22,7 +22,8 @@ from harvib.evaluate import require_same_kind
 from harvib.export.matrices import Float32
 from harvib.export.onnx import to_onnx
 from harvib.export.torch import compact_form
-from harvib.metrics import Evaluation, evaluate
+from harvib.measure import ACCURACY, measure_of, score_of
+from harvib.metrics import Evaluation, by_part, evaluate
 from harvib.models import SequenceClassifier, recurrent
 from harvib.onnxfile import SUFFIX, OnnxClassifier, load_onnx, read_onnx
 from harvib.quantize.calibration import observed
@@ -117,6 +118,7 @@ def quantize_run(
         },
         "runtime": {"median_ms": medians["runtime"], "latency_ratio": medians["runtime"] / medians["float"]},
         "schemes": _earlier(where, digest) | figures,
+        "measure": before["test"].measure,
         "model": digest,
         "fingerprint": card.fingerprint,
         "parts_hash": parts.parts_hash,
@@ -131,7 +133,9 @@ def quantize_run(
 
 def quantize_table(result: Mapping[str, Any]) -> str:
     """The result as text: a line a model, and what the times are."""
-    head = ["", "bytes", "weights", "validation", "test", "same class", "ms/clip", "time"]
+    measure = "" if measure_of(result) == ACCURACY else f" {measure_of(result)}"
+    parts = [f"{part}{measure}" for part in _PARTS]
+    head = ["", "bytes", "weights", *parts, "same class", "ms/clip", "time"]
     rows = [head, _line("float", result["float"])]
     rows += [_line(name, result["schemes"][name]) for name in SCHEMES if name in result["schemes"]]
     used = result["settings"]
@@ -152,7 +156,7 @@ def _line(name: str, figures: Mapping[str, Any]) -> list[str]:
         name,
         f"{figures['file_bytes']:,}",
         f"{figures['weight_bytes']:,}",
-        *(f"{figures['accuracy'][part]:.1%}" for part in _PARTS),
+        *(f"{score_of(figures)[part]:.1%}" for part in _PARTS),
         f"{figures['agreement']:.1%}" if quantised else "",
         f"{figures['median_ms']:.3f}",
         f"{figures['latency_ratio']:.2f}x" if quantised else "",
@@ -199,10 +203,7 @@ def _evaluations(model: Classifier | OnnxClassifier, parts: Parts) -> dict[str, 
 
 
 def _figures(results: Mapping[str, Evaluation]) -> dict[str, Any]:
-    return {
-        "accuracy": {part: result.accuracy for part, result in results.items()},
-        "loss": {part: result.loss for part, result in results.items()},
-    }
+    return by_part(results)
 
 
 def _agreement(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]) -> float:

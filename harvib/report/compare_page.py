@@ -11,6 +11,7 @@ from markupsafe import Markup
 from harvib.bench import conditions
 from harvib.compare import CHANGEABLE
 from harvib.frontier import grouped
+from harvib.measure import measure_of
 from harvib.report.frontier import dots_of, share
 from harvib.report.plots import methods_plot
 from harvib.report.table import align
@@ -37,6 +38,7 @@ def compare_page(name: str, result: Mapping[str, Any]) -> str:
         plots=compare_plots(result),
         table=compare_cells(result),
         plain=_plain_cells(result["plain"]),
+        measure=measure_of(result),
         notes=compare_notes(result),
         failures=[row for row in result["runs"] if row["error"] is not None],
     )
@@ -49,7 +51,7 @@ def compare_table(result: Mapping[str, Any]) -> str:
 
 def compare_plots(result: Mapping[str, Any]) -> list[Plot]:
     """Test and validation accuracy against parameters, and against latency where it was measured."""
-    found = []
+    found, measure = [], measure_of(result)
     for cost, label in _COSTS:
         drawn = [line for line in result["lines"] if line["finished"] and line[cost] is not None]
         for part in ("test", "validation") if drawn else ():
@@ -58,8 +60,8 @@ def compare_plots(result: Mapping[str, Any]) -> list[Plot]:
                 for method, told in sorted(result["methods"].items(), key=lambda item: not item[1]["ours"])
                 if (ours := [line for line in drawn if line["swept"]["method"] == method])
             }
-            svg = methods_plot(f"{cost}-{part}", series, label, f"{part} accuracy")
-            found.append(Plot(f"{part.capitalize()} accuracy against {label}", Markup(svg)))
+            svg = methods_plot(f"{cost}-{part}", series, label, f"{part} {measure}")
+            found.append(Plot(f"{part.capitalize()} {measure} against {label}", Markup(svg)))
     return found
 
 
@@ -98,7 +100,7 @@ def compare_notes(result: Mapping[str, Any]) -> list[str]:
         "One setting of each method was tried, its recipe's own."
         if trials == 1
         else f"{trials} settings of each method were tried at each budget, as many for all; the line is that with "
-        "the highest mean validation accuracy. All runs stand in compare.csv."
+        f"the highest mean validation {measure_of(result)}. All runs stand in compare.csv."
     )
     notes = [
         result["selection"],

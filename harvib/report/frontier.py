@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from harvib.bench import medians
 from harvib.frontier import FIGURES, figures_of, grouped, settings_of
+from harvib.measure import ACCURACY
 from harvib.points import AFTER_PLAIN
 from harvib.report.plots import Dots, frontier_plot
 from harvib.report.runs import Run
@@ -59,10 +60,13 @@ def lines_of(runs: Sequence[Run]) -> list[Line]:
     return [*lines, *(line | {"front": False, "front_ms": False} for line in masked)]
 
 
-def plots(lines: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], prefix: str = "") -> list[Plot]:
+def plots(
+    lines: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], prefix: str = "", measure: str = ACCURACY
+) -> list[Plot]:
     """Validation and test accuracy against parameters, and against latency where every setting drawn has one.
 
-    `kinds` are the kinds of lines to draw, with their names for people; ids in the plots begin with `prefix`.
+    `kinds` are the kinds of lines to draw, with their names for people; ids in the plots begin with `prefix`;
+    `measure` is what the lines have in accuracy's place.
     """
     found = []
     lines = [line for line in lines if line["parameters"] is not None]
@@ -75,11 +79,11 @@ def plots(lines: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], prefix: 
             }
             front = [(line[cost]["mean"], line[part]["mean"]) for line in drawn if line[mark]]
             shown = {name: dots for name, dots in series.items() if len(dots.x)}
-            svg = frontier_plot(f"{prefix}{cost}-{part}", shown, front, label, f"{part} accuracy")
+            svg = frontier_plot(f"{prefix}{cost}-{part}", shown, front, label, f"{part} {measure}")
             caption = "The line joins the settings on the front"
-            caption += "." if part == "validation" else ", chosen by validation accuracy."
+            caption += "." if part == "validation" else f", chosen by validation {measure}."
             caption = caption if len(front) > 1 else ""
-            found.append(Plot(f"{part.capitalize()} accuracy against {label}", Markup(svg), caption))
+            found.append(Plot(f"{part.capitalize()} {measure} against {label}", Markup(svg), caption))
     return found
 
 

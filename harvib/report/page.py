@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from harvib.bench import medians
 from harvib.frontier import CONFIDENCE, grouped
+from harvib.measure import measure_of, score_of
 from harvib.report.frontier import Line, cells, lines_of, plots
 from harvib.report.published import Comparison, compare
 from harvib.report.run import section
@@ -31,6 +32,7 @@ class Data:
     plots: Sequence[Plot]
     lines: Sequence[Line]
     published: Comparison | None
+    measure: str
 
     @property
     def table(self) -> list[list[str]]:
@@ -72,6 +74,7 @@ def _page(runs: Sequence[Run], published: str | None) -> str:
         title=runs[0].name if single else f"{len(runs)} runs",
         data=_data(runs, published),
         confidence=CONFIDENCE,
+        score_of=score_of,
         sections=[section(run, f"r{number}-") for number, run in enumerate(bar, 1)],
     )
 
@@ -96,7 +99,8 @@ def _data(runs: Sequence[Run], published: str | None) -> list[Data]:
     for number, group in enumerate(groups.values(), 1):
         lines = lines_of(group)
         # One point alone is no frontier.
-        drawn = plots(lines, KINDS, f"d{number}-") if len(lines) > 1 else []
+        measure = measure_of(group[0].report or {})
+        drawn = plots(lines, KINDS, f"d{number}-", measure) if len(lines) > 1 else []
         title = f"{group[0].features}, split {group[0].config['split']}"
-        found.append(Data(title, drawn, lines, compare(group, lines, published)))
+        found.append(Data(title, drawn, lines, compare(group, lines, published), measure))
     return found

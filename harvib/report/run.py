@@ -16,6 +16,8 @@ from markupsafe import Markup
 from harfeat.cache import DEFAULT_STREAM
 from harvib import bench
 from harvib.factorised.sparse import ENTRIES
+from harvib.measure import measure_of, score_of
+from harvib.report.classes import ClassFigures, class_figures
 from harvib.report.pixels import kept_pixels, pixels_caption, pixels_plot
 from harvib.report.plots import Curves, confusion_plot, curves_plot, log_alpha_plot
 from harvib.report.runs import Run
@@ -30,33 +32,10 @@ _GATES = {
     "r": "reset gate", "u": "update gate", "n": "candidate", "h": "states", "p": "projection",
 }  # fmt: skip
 _MATRICES, _BOND = {"ih": "W_ih", "hh": "W_hh"}, "r"
+_SEVERAL = {"GAP@20": "gap", "Hit@1": "accuracy", "PERR": "perr", "mAP": "map"}
+"""Names and keys of the figures of clips with several labels."""
 _INDICES = {"block": "blocks", ENTRIES: "entries"}
 _DIRECTIONS = {"f": "forward", "b": "backward"}
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """The class that clips of another are most often taken for, and how many of them."""
-
-    number: int
-    name: str
-    clips: int
-
-
-@dataclass(frozen=True)
-class ClassFigures:
-    """What the final model does with the test clips of one class; classes are numbered from 1."""
-
-    number: int
-    name: str
-    clips: int
-    right: int
-    mistaken: Mistake | None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of its clips that are recognised, 0 to 1; None where the test part has none."""
-        return self.right / self.clips if self.clips else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,13 +99,14 @@ def _lead(run: Run) -> str:
         return ""
     plain, final = run.report["plain"], run.report[run.states[-1]]
     large, small = plain["parameters"]["total"], final["parameters"]["total"]
+    measure = measure_of(run.report)
     if run.states[-1] != "compact":
-        return f"A {run.states[-1]} model of {small:,} parameters. Test accuracy {final['accuracy']['test']:.2%}."
+        return f"A {run.states[-1]} model of {small:,} parameters. Test {measure} {score_of(final)['test']:.2%}."
     budget = run.report.get("budget")
     asked = f" The budget was {budget['target']:,}." if budget else ""
     return (
         f"{large / small:,.1f} times fewer parameters: {small:,} in place of {large:,}.{asked} "
-        f"Test accuracy {final['accuracy']['test']:.2%}, plain {plain['accuracy']['test']:.2%}."
+        f"Test {measure} {score_of(final)['test']:.2%}, plain {score_of(plain)['test']:.2%}."
     )
 
 
@@ -166,8 +146,9 @@ def result_rows(run: Run) -> list[tuple[str, list[str]]]:
     if "compact" in states:
         ratio = report["plain"]["parameters"]["total"] / report["compact"]["parameters"]["total"]
         rows.append(("fewer by", [f"{ratio:,.1f}×" if state == "compact" else "" for state in states]))
-    rows.append(row("validation accuracy", "accuracy", "validation", form=".2%"))
-    rows.append(row("test accuracy", "accuracy", "test", form=".2%"))
+    several = all("gap" in report[state] for state in states)
+    for name, key in _SEVERAL.items() if several else (("accuracy", "accuracy"),):
+        rows += [row(f"{part} {name}", key, part, form=".2%") for part in ("validation", "test")]
     if "backbone" in report:
         sides = [report["backbone"]["after" if state == "compact" else "before"] for state in states]
         rows.append(("backbone parameters, apart", [f"{side['parameters']:,}" for side in sides]))
@@ -183,12 +164,26 @@ def learning_plots(rows: Sequence[Mapping[str, str]], prefix: str = "") -> list[
     """Accuracy and losses over all epochs of the run, and the KL terms over those of VIB training."""
     if not rows:
         return []
+    several = any(row.get("val_gap") for row in rows)
     accuracy = {"train": "train_accuracy", "validation": "val_accuracy"}
+    if several:
+        accuracy = {
+            "train Hit@1": "train_accuracy",
+            "validation Hit@1": "val_accuracy",
+            "validation GAP@20": "val_gap",
+        }
     losses = {"loss": "loss", "cross entropy": "ce", "validation": "val_loss", "soft targets": "distill"}
     plots = [
         Plot(
-            "Accuracy",
-            Markup(curves_plot(f"{prefix}accuracy", _curves(rows, accuracy), "share of clips", percent=True)),
+            "Hit@1 and GAP@20" if several else "Accuracy",
+            Markup(
+                curves_plot(
+                    f"{prefix}accuracy",
+                    _curves(rows, accuracy),
+                    "share" if several else "share of clips",
+                    percent=True,
+                )
+            ),
             "Train: with dropout and noise, during the epoch. Validation: after it.",
         ),
         Plot(
@@ -258,17 +253,6 @@ def mask_title(name: str, projected: bool = False) -> str:
         return "projection"
     told = _GATES.get(gate, gate)
     return told if not place else f"layer {int(place[:-1]) - projected}, {_DIRECTIONS[place[-1]]}: {told}"
-
-
-def class_figures(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[ClassFigures]:
-    """One line a class, in their order, from (C, C) counts with rows true and columns predicted."""
-    lines = []
-    for index, (name, row) in enumerate(zip(classes, confusion, strict=True)):
-        wrong = [0 if other == index else count for other, count in enumerate(row)]
-        worst = max(range(len(row)), key=wrong.__getitem__)
-        mistaken = Mistake(worst + 1, classes[worst], wrong[worst]) if wrong[worst] else None
-        lines.append(ClassFigures(index + 1, name, sum(row), row[index], mistaken))
-    return lines
 
 
 def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str, bool]]:

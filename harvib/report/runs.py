@@ -12,6 +12,7 @@ from harfeat.cache import DEFAULT_STREAM
 from harvib import bench
 from harvib.errors import InputError
 from harvib.interrupt import interruption
+from harvib.measure import ACCURACY, measure_of
 from harvib.report.table import STATES
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
@@ -93,7 +94,7 @@ def _read(name: str, path: Path) -> Run:
     report = folder.report()
     if "plain" not in report:
         raise InputError(f"{path}: report.json has no figures: damaged, or of something else")
-    if "confusion" not in report and not report.get("interrupted"):
+    if "confusion" not in report and not report.get("interrupted") and measure_of(report) == ACCURACY:
         raise InputError(f"{path}: report.json has no confusion matrix, an earlier harvib wrote it: train again")
     return Run(name, path, config, report, bench.measured(path), folder.rows())
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harvib.measure import measure_of
 from harvib.report.frontier import cells, plots
 from harvib.report.table import align
 from harvib.report.template import template, write_text
@@ -25,7 +26,8 @@ def sweep_page(name: str, sweep: Mapping[str, Any]) -> str:
     return template("sweep.html").render(
         name=name,
         sweep=sweep,
-        plots=plots(sweep["settings"], KINDS),
+        plots=plots(sweep["settings"], KINDS, measure=measure_of(sweep)),
+        measure=measure_of(sweep),
         table=cells(sweep["settings"], KINDS),
         failures=[row for row in sweep["runs"] if row["error"] is not None],
     )

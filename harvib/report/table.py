@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harvib.measure import ACCURACY, measure_of, score_of
+
 STATES = ("plain", "masked", "compact")
 
 
@@ -13,7 +15,8 @@ def report_table(report: Mapping[str, Any], latency: Mapping[str, float] | None 
 
     Of a fused run, such lines for each stream and for the fusion, and the streams' weights in it.
     """
-    head = ["", "inputs", "units", "parameters", "ratio", "validation", "test"]
+    measure = "" if measure_of(report) == ACCURACY else f" {measure_of(report)}"
+    head = ["", "inputs", "units", "parameters", "ratio", f"validation{measure}", f"test{measure}"]
     rows = [head if latency is None else [*head, "ms/clip"]]
     streams = report.get("streams", {})
     for name, ours in sorted(streams.items()):
@@ -43,8 +46,7 @@ def _rows(report: Mapping[str, Any], prefix: str, latency: Mapping[str, float] |
             f"{total:,}",
             # The masked model is as large as the plain one until it is compacted.
             f"{largest / total:,.1f}x" if state == "compact" else "",
-            f"{figures['accuracy']['validation']:.1%}",
-            f"{figures['accuracy']['test']:.1%}",
+            *(f"{score_of(figures)[part]:.1%}" for part in ("validation", "test")),
         ]
         rows.append(row if latency is None else [*row, f"{latency[state]:.3f}" if state in latency else ""])
     return rows
