@@ -15,7 +15,7 @@ import numpy as np
 from harfeat.backbone import build_backbone
 from harfeat.batching import ClipBatcher, Pending
 from harfeat.cache import ClipFeatures, ClipRow, Failure
-from harfeat.cache.hashed_files import write_shard
+from harfeat.cache.hashed_files import MOST_HELD, write_shard
 from harfeat.cache.manifest import FileEntry
 from harfeat.cache.schema import VERSION
 from harfeat.datasets import Clip
@@ -31,9 +31,6 @@ from harfeat.sampling import FLOW
 from harfeat.settings import PIXELS, ExtractSettings
 
 Outcome = tuple[ClipRow, dict[str, ClipFeatures]] | Failure
-
-_HELD = 128 << 20
-"""Bytes of features that are written before the half minute is over."""
 
 Record = Callable[[Sequence[FileEntry], Sequence[Failure]], None]
 """Takes note of shards that were written and of clips that failed."""
@@ -142,7 +139,7 @@ def extract_clips(
                     finished.append(result)
                     held += sum(values.features.nbytes for values in result[1].values())
                 advance()
-                if time.monotonic() - written > settings.part_seconds or held > _HELD:
+                if time.monotonic() - written > settings.part_seconds or held > MOST_HELD:
                     write()
     finally:
         # Ctrl-C comes here too: what is finished is kept.

@@ -182,13 +182,13 @@ def _of_folder(folder: Path, where: Path, packed: Path | None, now: float) -> Pr
     except CacheError as error:
         return Progress(name, UNREADABLE, error=str(error))
     failures = len(manifest.failures)
-    done = min(done, manifest.planned)
+    done = done if manifest.planned is None else min(done, manifest.planned)
     # While shards are added to a complete folder, its manifest says that it is not.
     state = COMPLETE if manifest.complete else RUNNING if running else STOPPED
     times = _times(folder, manifest)
     rate = rate_of(times)
     left = None
-    if state == RUNNING and rate:
+    if state == RUNNING and rate and manifest.planned is not None:
         left = 3600 * (manifest.planned - done - failures) / rate
     idle = None if not times else max(0.0, now - max(time for time, _ in times))
     return Progress(name, state, manifest.planned, done, failures, manifest.slice, rate, idle, left)

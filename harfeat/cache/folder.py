@@ -8,7 +8,7 @@ hash (its clips are simply done again).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from harfeat.cache.digest import content_of, digests_of_head, digests_of_stream,
 from harfeat.cache.fingerprint import differing_fields
 from harfeat.cache.hashed_files import HEAD, SHARD, add_file, make_folder, write_shard
 from harfeat.cache.manifest import MANIFEST, FileEntry, Manifest, read_manifest, write_manifest
-from harfeat.cache.schema import CacheError, CacheHead, ClipRow, Failure, StreamLayout
-from harfeat.cache.shards import Shards
+from harfeat.cache.schema import CacheError, CacheHead, ClipFeatures, ClipRow, Failure, StreamLayout
+from harfeat.cache.shards import Note, Shards
 from harfeat.cache.single import FileCache
 from harfeat.cache.writer import write_cache
 from harfeat.errors import InputError
@@ -118,16 +118,37 @@ class WorkFolder:
             if self._packed is None or name != self._packed.name:
                 (self.path / name).unlink()
 
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove whole shards that tell something (see `notes`), by the names of their files, and their clips."""
+        names = set(names)
+        if not names:
+            return
+        if self._manifest.complete:
+            self._drop_head()
+        for path, note in list(self._shards.notes.items()):
+            if path.name in names:
+                self._shards.forget(note.names)
+                del self._shards.notes[path]
+        self._shards.close()
+        self._update(files=tuple(e for e in self._manifest.files if e.name not in names), complete=False)
+        for name in names:
+            (self.path / name).unlink()
+
+    @property
+    def notes(self) -> dict[str, Note]:
+        """What shards tell beside their clips, by the names of their files; without those that tell nothing."""
+        return {path.name: note for path, note in self._shards.notes.items() if path.parent == self.path}
+
     @property
     def done(self) -> dict[str, ClipRow]:
         """The rows of the clips that are there, by name."""
         return self._shards.rows
 
-    def finish(self, head: CacheHead) -> None:
+    def finish(self, head: CacheHead, advance: Callable[[], object] = lambda: None) -> None:
         """Complete the cache: the clips of `head` in its order, with its labels, groups and splits.
 
-        A packed file is written and the folder removed; otherwise the folder gets its head. What holds all this
-        already is left as it is.
+        A packed file is written, of which `advance` hears clip by clip, and the folder removed; otherwise the
+        folder gets its head. What holds all this already is left as it is.
         """
         rows = self._shards.rows
         clips = [
@@ -138,14 +159,17 @@ class WorkFolder:
         layouts = self._shards.layouts(names)
         if not self._is_finished(head, names, layouts):
             if self._packed is not None:
-                features = ({stream: self._shards.read(name, stream) for stream in layouts} for name in names)
+                features = self._features(names, tuple(layouts), advance)
                 # A file can be moved into its place on one file system only; the folder may be a link to another.
                 near = self.path.stat().st_dev == self._packed.parent.stat().st_dev
                 write_cache(self._packed, head, layouts, features, scratch=self.path if near else None)
             else:
                 self._drop_head()
                 entry = add_file(self.path, "head", head, {}, ())
-                self._update(files=(*self._manifest.files, entry), complete=True)
+                planned = (
+                    len(clips) + len(head.failures) if self._manifest.planned is None else self._manifest.planned
+                )
+                self._update(files=(*self._manifest.files, entry), complete=True, planned=planned)
         self._close_files()
         if self._packed is not None:
             # First, and for good: a kill amid the removal must not look like damage.
@@ -279,6 +303,13 @@ class WorkFolder:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody's file, or a link: it stays
             self.path.rmdir()
+
+    def _features(
+        self, names: Sequence[str], streams: Sequence[str], advance: Callable[[], object]
+    ) -> Iterator[dict[str, ClipFeatures]]:
+        for name in names:
+            yield {stream: self._shards.read(name, stream) for stream in streams}
+            advance()
 
     def _drop_head(self) -> None:
         """A head tells of a state that is past; it goes once the manifest does not list it."""

@@ -12,6 +12,9 @@ from harfeat.cache.schema import CacheError, CacheHead, ClipFeatures, ClipRow, S
 from harfeat.cache.writer import sync, write_cache
 from harfeat.hashing import sha256_of_file
 
+MOST_HELD = 128 << 20
+"""Bytes of features that are gathered at most before they are written as a shard."""
+
 SHARD, HEAD = (f"{kind}-{'[0-9a-f]' * 16}.h5" for kind in ("shard", "head"))
 
 
@@ -39,6 +42,7 @@ def add_file(
     streams: Mapping[str, StreamLayout],
     clips: Iterable[Mapping[str, ClipFeatures]],
 ) -> FileEntry:
+    """Write one more file of a kind (shard, head) into a folder; any number of processes may do so at once."""
     unnamed = folder / f".{kind}-{secrets.token_hex(8)}.part"
     try:
         write_cache(unnamed, head, streams, clips)

@@ -48,13 +48,14 @@ class FileEntry:
 class Manifest:
     """What a folder holds.
 
-    `recipe` is what the fingerprint covers. `planned` clips are to be extracted; `failures` are those that could
-    not be. `complete` says that every planned clip is in a file or among the failures and that the head is there.
-    `slice` is (i, n) where this is the i-th of n independent parts of a data set, counted from 0.
+    `recipe` is what the fingerprint covers. `planned` clips are to be extracted, None where nobody can know before
+    the end; `failures` are those that could not be. `complete` says that every planned clip is in a file or among
+    the failures and that the head is there. `slice` is (i, n) where this is the i-th of n independent parts of a
+    data set, counted from 0.
     """
 
     recipe: Mapping[str, Any]
-    planned: int
+    planned: int | None
     files: tuple[FileEntry, ...] = ()
     failures: tuple[Failure, ...] = ()
     complete: bool = False
@@ -70,6 +71,11 @@ class Manifest:
     def done(self) -> int:
         """Clips whose features are in a file."""
         return sum(entry.clips for entry in self.files if entry.kind != "head")
+
+    @property
+    def told(self) -> str:
+        """As in '5 of 12 clips'."""
+        return f"{self.done} clips" if self.planned is None else f"{self.done} of {self.planned} clips"
 
     def of_kind(self, kind: str) -> tuple[FileEntry, ...]:
         """The files of one kind, in their order."""
@@ -124,7 +130,7 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             raise CacheError(f"{where}: slice {part} is none: file altered")
     manifest = Manifest(
         _mapping(fields, "recipe", where),
-        _integer(fields, "planned", where),
+        None if fields.get("planned", 0) is None else _integer(fields, "planned", where),
         tuple(_file_entry(entry, where) for entry in _list(fields, "files", where)),
         tuple(
             Failure(_text(entry, "name", where), _text(entry, "reason", where))

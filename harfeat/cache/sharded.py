@@ -23,8 +23,7 @@ class ShardedCache(Cache):
         heads = manifest.of_kind("head")
         if not manifest.complete or len(heads) != 1:
             raise CacheError(
-                f"{folder}: extraction is unfinished, {manifest.done} of {manifest.planned} clips are there: "
-                "repeat the command that made it"
+                f"{folder}: extraction is unfinished, {manifest.told} are there: repeat the command that made it"
             )
         with FileCache(path_of(folder, heads[0]), head_only=True) as head:
             self.version, self.fingerprint = head.version, head.fingerprint

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harfeat.cache.schema import CacheError, ClipFeatures, ClipRow, StreamLayout
+from harfeat.cache.schema import CacheError, ClipFeatures, ClipRow, Failure, StreamLayout
 from harfeat.cache.single import FileCache
 
 _OPEN_AT_ONCE = 16
@@ -26,11 +26,21 @@ class _Place:
     hashes: tuple[bytes, ...]
 
 
+@dataclass(frozen=True)
+class Note:
+    """What a shard tells beside its clips: its provenance but the recipe, what failed, the names of its clips."""
+
+    told: Mapping[str, Any]
+    failures: tuple[Failure, ...]
+    names: tuple[str, ...]
+
+
 class Shards:
     """The clips of cache files that have the same streams; what is added later stands for what was before."""
 
     def __init__(self) -> None:
         self._where: dict[str, _Place] = {}
+        self.notes: dict[Path, Note] = {}
         self._opened: OrderedDict[Path, FileCache] = OrderedDict()
         self._streams: dict[str, tuple[int, np.dtype[Any]]] = {}
 
@@ -56,6 +66,8 @@ class Shards:
         for index, (row, counts, tables) in enumerate(zip(cache.clips, lengths, hashes, strict=True)):
             told = tuple(table.tobytes() for table in tables)
             self._where[row.name] = _Place(path, index, row, counts, told)
+        if beside := {key: value for key, value in cache.provenance.items() if key != "recipe"}:
+            self.notes[path] = Note(beside, cache.failures, tuple(clip.name for clip in cache.clips))
         return cache
 
     def forget(self, names: Iterable[str]) -> None:

@@ -9,11 +9,8 @@ processes that the pool may kill, at the cost of that one clip:
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +18,7 @@ from typing import Protocol
 import numpy as np
 import torch  # before decord, which can hang the process when it comes first
 
+from harfeat import processes
 from harfeat.decode import DecodeError, decode_pictures
 from harfeat.flow import FlowTaker
 from harfeat.hashing import sha256_of_file
@@ -160,7 +158,7 @@ def _put_together(
 def initialise() -> None:
     """Once in each worker: one thread (the pool has the cores), Ctrl-C left to the parent, bounded memory."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    processes.leave_interrupts()
     _bound_memory(MEMORY)
 
 
@@ -179,21 +177,5 @@ def _bound_memory(more: int) -> None:
 
 
 def worker_context() -> BaseContext:
-    """How to start workers: never by a plain fork, which copies locks that threads of the parent hold.
-
-    A fork server imports torch and timm once, so that a worker replacing a killed one starts at once; where
-    the system has none, every worker starts afresh.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    # Ctrl-C reaches every process of the terminal; while the fork server still imports it would print a traceback.
-    # Its helper comes first, since Python lets the signal in again once that has started.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return context
+    """How to start decoding processes; torch and timm are imported once for all."""
+    return processes.worker_context(__name__)

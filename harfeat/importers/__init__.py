@@ -14,5 +14,9 @@ IMPORTERS: dict[str, Callable[[Path, Keys], AbstractContextManager[ForeignArrays
     "h5": read_h5,
     "npz": read_npz,
 }
+"""Formats of arrays under keys, a file each."""
 
-__all__ = ["IMPORTERS", "ForeignArrays", "Keys"]
+RECORDS = ("yt8m",)
+"""Formats of records, many files each (`harfeat.record_import`)."""
+
+__all__ = ["IMPORTERS", "RECORDS", "ForeignArrays", "Keys"]

@@ -113,7 +113,7 @@ def gather(path: Path) -> tuple[Manifest, list[Outgoing]]:
     manifest = read_manifest(path)
     if not manifest.complete:
         raise InputError(
-            f"{path}: incomplete, {manifest.done} of {manifest.planned} clips are done: "
+            f"{path}: incomplete, {manifest.told} are done: "
             "finish the extraction (the same command resumes) before it is shared"
         )
     files = [Outgoing(path / entry.name, entry) for entry in manifest.files]
