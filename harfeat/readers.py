@@ -10,8 +10,8 @@ from pathlib import Path
 from pebble import ProcessExpired, ProcessPool
 
 from harfeat.cache.folder import WorkFolder
-from harfeat.cache.interruptions import held_back
 from harfeat.errors import InputError
+from harfeat.interruptions import held_back
 from harfeat.ledger import Ledger
 from harfeat.processes import leave_interrupts, worker_context
 from harfeat.stretches import Done, Job, Task, read_stretch, stamp_of

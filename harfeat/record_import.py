@@ -69,8 +69,8 @@ class RecordResult:
     """What an import did.
 
     `clips` are in the cache, of them `resumed` from earlier; of `records` read `failures` could not be used, and
-    `lost_bytes` behind damaged lengths could not be looked into; `dropped` shards were found damaged and made again;
-    `notes` for a person.
+    `lost_bytes` behind damaged lengths could not be looked into; `dropped` shards were found damaged, and made
+    anew; `notes` for a person.
     """
 
     out: Path
@@ -120,6 +120,13 @@ def import_records(settings: RecordSettings, progress: bool = True) -> RecordRes
         refuse_changed(files, ledger)
         done = tuple(ledger.in_order())
         failures = tuple(ledger.failures())
+        if not ledger.clips:
+            # Shards without a clip would only stand in the way of another attempt.
+            folder.drop([one.shard for one in done])
+            why = (
+                f"the first failed, {failures[0].reason}" if failures else "none has any of the classes asked for"
+            )
+            raise InputError(f"no clip is in {settings.sources[0]}{' and others' * (len(files) > 1)}: {why}")
         counted = _counted(done)
         told_all = provenance | _told_of(counted, failures, settings)
         head = _head(recipe, done, folder.done, failures, told_all, settings, selection, vocabulary)
@@ -191,17 +198,17 @@ def _take_up(
     changed: dict[str, list[str]] = {}
     for shard, note in folder.notes.items():
         if not {"stretch", "import"} <= note.told.keys():
-            raise InputError(f"{folder.out}: {shard} was written by something else: choose another --out")
+            raise InputError(f"{folder.path}: {shard} was written by something else: choose another --out")
         if difference := differing_fields(note.told["import"], told):
             raise InputError(
-                f"{folder.out} holds an import by other settings ({'; '.join(difference)}): delete it, or choose "
+                f"{folder.path} holds an import by other settings ({'; '.join(difference)}): delete it, or choose "
                 "another --out"
             )
         stretch = stretch_of(note.told)
         if stretch.file not in stamps:
             raise InputError(
-                f"{folder.out} holds clips of {stretch.file}, which is not among the files given: name it too, or "
-                "choose another --out"
+                f"{folder.path} holds clips of {stretch.file}, which is not among the files given: name it too, "
+                "or choose another --out"
             )
         if stretch.stamp != stamps[stretch.file]:
             changed.setdefault(stretch.file, []).append(shard)
@@ -250,9 +257,6 @@ def _head(
     vocabulary: Sequence[str] | None,
 ) -> CacheHead:
     clips = [rows[name] for one in done for name in one.names]
-    if not clips:
-        why = f"the first failed, {failures[0].reason}" if failures else "none has any of the classes asked for"
-        raise InputError(f"none of the {provenance['source']['records']} records became a clip: {why}")
     stated = settings.classes is not None or vocabulary is not None
     largest = max((label for clip in clips for label in clip.all_labels), default=-1)
     classes = yt8m.class_names(selection, vocabulary, stated, largest)

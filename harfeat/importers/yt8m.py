@@ -22,6 +22,7 @@ PARTITIONS = {"train": TRAIN, "validate": TEST, "test": UNUSED}
 """What the names of files begin with, by partition, and the role of its clips."""
 
 MOST_CLASSES = 100_000
+_NO_VOCABULARY = "no table with columns Index (a number) and Name, as YouTube-8M's vocabulary.csv"
 FEATURES_ID = "youtube-8m"
 """Name of how the features were made, where the user gives none: all files of YouTube-8M are of one making."""
 
@@ -174,10 +175,10 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise InputError(f"--vocabulary {path}: cannot be read ({error.strerror})") from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(
-            f"--vocabulary {path}: no table with columns Index (a number) and Name, as YouTube-8M's vocabulary.csv"
-        ) from error
-    if not names or len(names) != len(rows) or not 0 <= min(names) <= max(names) < MOST_CLASSES:
+        raise InputError(f"--vocabulary {path}: {_NO_VOCABULARY}") from error
+    if not names:
+        raise InputError(f"--vocabulary {path}: {_NO_VOCABULARY}")
+    if len(names) != len(rows) or not 0 <= min(names) <= max(names) < MOST_CLASSES:
         raise InputError(f"--vocabulary {path}: Index must be from 0 to {MOST_CLASSES - 1}, each once")
     told = [names.get(index) or f"class{index}" for index in range(max(names) + 1)]
     shared = {name for name in told if told.count(name) > 1}
