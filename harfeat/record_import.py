@@ -261,7 +261,7 @@ def _head(
     largest = max((label for clip in clips for label in clip.all_labels), default=-1)
     classes = yt8m.class_names(selection, vocabulary, stated, largest)
     partitions = [yt8m.partition_of(one.stretch.file) for one in done for _ in one.names]
-    splits = yt8m.splits_of(partitions, [bool(clip.all_labels) for clip in clips], settings.split_seed)
+    splits = yt8m.splits_of(partitions, clips, settings.split_seed)
     return CacheHead(recipe, classes, clips, splits, failures, provenance)
 
 

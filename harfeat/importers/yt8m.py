@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harfeat.cache import ClipFeatures, ClipRow, label_fields
+from harfeat.cache.labels import is_several
 from harfeat.cache.schema import VERSION
 from harfeat.errors import InputError
 from harfeat.importers.example import FRAME, RecordError, VideoRecord
@@ -127,30 +128,24 @@ def partition_of(file: str) -> str | None:
     return next((name for name in PARTITIONS if file.startswith(name)), None)
 
 
-def splits_of(partitions: Sequence[str | None], labelled: Sequence[bool], seed: int) -> tuple[Split, ...]:
-    """The splits of clips, of each of which the partition and whether it has a label are told.
+def splits_of(partitions: Sequence[str | None], clips: Sequence[ClipRow], seed: int) -> tuple[Split, ...]:
+    """The splits of clips from files of these partitions.
 
-    `yt8m` where both train and validate are there; otherwise those of any data set without official ones, drawn
-    from the clips that have a label, all others unused.
+    `yt8m` where both train and validate are there; otherwise those of any data set without official ones, and none
+    where no clip has a label.
     """
-    groups = [""] * len(partitions)
+    groups = [""] * len(clips)
     if {"train", "validate"} <= set(partitions):
         roles = [PARTITIONS[name] if name else UNUSED for name in partitions]
         rule = (
             "YouTube-8M's partitions, by the names of the files: train* train, validate* test, all others unused"
         )
         return (fixed_split("yt8m", roles, groups, rule),)
-    known = np.flatnonzero(labelled)
-    if not len(known):
+    counts = [len(clip.all_labels) for clip in clips]
+    if not any(counts):
         return ()
-    drawn = default_splits([-1] * len(known), [""] * len(known), seed=seed)
-    return tuple(_spread(split, known, len(groups)) for split in drawn)
-
-
-def _spread(split: Split, places: np.ndarray, count: int) -> Split:
-    roles = np.full(count, UNUSED, np.int8)
-    roles[places] = split.roles
-    return Split(split.name, roles, split.rule, split.seed, split.leaking_groups)
+    labels = [clip.label for clip in clips]
+    return default_splits(labels, groups, seed=seed, counts=counts if is_several(clips) else None)
 
 
 def parse_labels(text: str) -> tuple[int, ...] | None:
