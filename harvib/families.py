@@ -6,10 +6,12 @@ import json
 
 from harvib.classifier import Classifier, Spec
 from harvib.models import ModelSpec, SequenceClassifier
+from harvib.pooling.model import PoolingClassifier, PoolingSpec
+from harvib.pooling.ranking import PoolingRanking
 from harvib.ranking import Ranking
 from harvib.stack_ranking import StackRanking
 
-SPECS: dict[str, type[Spec]] = {ModelSpec.FAMILY: ModelSpec}
+SPECS: dict[str, type[Spec]] = {ModelSpec.FAMILY: ModelSpec, PoolingSpec.FAMILY: PoolingSpec}
 
 
 def spec_from_json(text: str) -> Spec:
@@ -25,5 +27,7 @@ def spec_from_json(text: str) -> Spec:
 
 def ranking_of(model: Classifier) -> Ranking:
     """The order in which a masked model's inputs and units would be dropped."""
+    if isinstance(model, PoolingClassifier):
+        return PoolingRanking(model)
     assert isinstance(model, SequenceClassifier)
     return StackRanking(model)

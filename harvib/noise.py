@@ -43,6 +43,13 @@ def normal(batch: int, like: Tensor) -> Tensor:
     return _own(torch.randn(rows, like.numel(), device=like.device, dtype=like.dtype), batch)
 
 
+def uniform(batch: int, size: int, device: torch.device) -> Tensor:
+    """Numbers drawn evenly from 0 to below 1, (batch, size)."""
+    share = _share.get()
+    rows = batch if share is None else share.whole
+    return _own(torch.rand(rows, size, device=device), batch)
+
+
 def dropout(factor: Tensor, batch: int, rate: float) -> Tensor:
     """Dropout of factors (1, K) that a whole batch has in common: (batch, K), drawn once a clip."""
     share = _share.get()

@@ -36,6 +36,7 @@ _SEVERAL = {"GAP@20": "gap", "Hit@1": "accuracy", "PERR": "perr", "mAP": "map"}
 """Names and keys of the figures of clips with several labels."""
 _INDICES = {"block": "blocks", ENTRIES: "entries"}
 _DIRECTIONS = {"f": "forward", "b": "backward"}
+_POOLING = {"clusters": "clusters", "fc": "units of the FC layer"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +243,9 @@ def mask_title(name: str, projected: bool = False) -> str:
     """
     if name == "input":
         return "input features"
+    of_pooling, _, stream = name.partition(".")
+    if of_pooling in _POOLING:
+        return _POOLING[of_pooling] + (f" of stream {stream}" if stream else "")
     place, _, gate = name.rpartition(".")
     if place == "between":
         return f"what layer {int(gate) - projected} reads"
