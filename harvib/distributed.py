@@ -42,8 +42,8 @@ class Team:
         """Whether this process writes and prints."""
         return self.rank == 0
 
-    def own(self, batch: Batch) -> tuple[Batch, Share, float]:
-        """The clips of a batch that are this process's, where they lie in it, and their part of it, 0 to 1.
+    def own(self, batch: Batch) -> tuple[Batch, Share]:
+        """The clips of a batch that are this process's, and which share of it they are.
 
         Where there are more processes than clips some have none: these compute the first clip, and it counts for
         nothing, so that they draw what the others draw.
@@ -59,7 +59,7 @@ class Team:
             batch.labels[start:stop],
             batch.positions[start:stop],
         )
-        return mine, Share(start, whole), weight
+        return mine, Share(start, whole, weight)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter], weight: float) -> None:
         """Put the weighted sum of all processes' gradients in place of each one's own."""

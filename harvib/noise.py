@@ -17,10 +17,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Share:
-    """The clips from `first` on, of a batch of `whole` clips."""
+    """The clips from `first` on, of a batch of `whole` clips, of which they are this `part`, 0 to 1.
+
+    Part 0: a clip of another's share, which is computed and counts for nothing.
+    """
 
     first: int
     whole: int
+    part: float = 1.0
 
 
 _share: ContextVar[Share | None] = ContextVar("share", default=None)
@@ -34,6 +38,11 @@ def sharing(share: Share) -> Iterator[None]:
         yield
     finally:
         _share.reset(token)
+
+
+def current_share() -> Share | None:
+    """That of the block; None outside of one."""
+    return _share.get()
 
 
 def normal(batch: int, like: Tensor) -> Tensor:

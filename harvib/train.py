@@ -196,7 +196,7 @@ class _Step:
 
     def __call__(self, batch: Batch, weights: LossWeights) -> dict[str, float]:
         model, lasso, team = self.model, self.lasso, self.team
-        own, share, part = team.own(batch)
+        own, share = team.own(batch)
         model.train()
         with sharing(share), self.arithmetic.forward():
             logits = model(own.features, own.lengths)
@@ -208,7 +208,7 @@ class _Step:
             loss = loss + lasso.penalty(model)
         self.optimizer.zero_grad(set_to_none=True)
         self.arithmetic.backward(loss)
-        team.sum_gradients(model.parameters(), part)
+        team.sum_gradients(model.parameters(), share.part)
         scores = None
         if self.movement is not None:
             rate = self.optimizer.param_groups[0]["lr"]
@@ -222,7 +222,7 @@ class _Step:
             self.movement.add(scores)
         accuracy = right(logits, own.labels).float().mean()
         values = {"loss": loss, **terms, "train_accuracy": accuracy}
-        return team.sum_values({name: float(value.detach()) for name, value in values.items()}, part)
+        return team.sum_values({name: float(value.detach()) for name, value in values.items()}, share.part)
 
 
 def _steering(

@@ -24,8 +24,9 @@ TESTS = Path(__file__).parent
 FINAL = "model.safetensors"
 
 
-def torchrun(*arguments: str | Path) -> subprocess.Popen[str]:
-    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+def torchrun(*arguments: str | Path, processes: int = 2) -> subprocess.Popen[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    program = [sys.executable, *launcher]
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     return subprocess.Popen(
         [*program, *map(str, arguments)],
@@ -124,9 +125,9 @@ def test_shares_cover_a_batch_once_whatever_the_number_of_processes() -> None:
         batch = Batch(torch.rand(clips, 2, 3), torch.ones(clips), torch.zeros(clips), torch.arange(clips))
         for world in (1, 2, 3, 7):
             parts = [Team(rank, world).own(batch) for rank in range(world)]
-            taken = [own.positions for own, _, weight in parts if weight]
+            taken = [own.positions for own, share in parts if share.part]
             assert torch.cat(taken).tolist() == list(range(clips))
-            assert sum(weight for _, _, weight in parts) == pytest.approx(1)
-            for own, share, _ in parts:
+            assert sum(share.part for _, share in parts) == pytest.approx(1)
+            for own, share in parts:
                 assert len(own.labels) >= 1, "a forward pass needs a clip"
                 assert (share.first, share.whole) == (int(own.positions[0]), clips)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harvib.batchsums import batch_sum, sharing_processes
+from harvib.noise import Share
+
 EPSILON = 1e-5
 _MOMENTUM = 0.1
 
@@ -26,9 +29,31 @@ class Norm(nn.Module):
         self.register_buffer("variance", torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """In the dtype of its weights: sums over a batch lose their digits in half precision."""
-        arguments = (self.mean, self.variance, self.weight, self.bias, self.training, _MOMENTUM, EPSILON)
-        return nn.functional.batch_norm(x.to(self.weight.dtype), *arguments)
+        """In the dtype of its weights: sums over a batch lose their digits in half precision.
+
+        A batch that several processes share has one mean and variance. A lone row, which has none, is normalised
+        by the moving ones.
+        """
+        x = x.to(self.weight.dtype)
+        share = sharing_processes() if self.training else None
+        if share is not None:
+            return self._shared(x, share)
+        training = self.training and len(x) > 1
+        arguments = (self.mean, self.variance, self.weight, self.bias, training, _MOMENTUM, EPSILON)
+        return nn.functional.batch_norm(x, *arguments)
+
+    def _shared(self, x: Tensor, share: Share) -> Tensor:
+        rows = batch_sum(x.new_tensor([float(len(x))]), share)
+        if rows.item() < 2:
+            arguments = (self.mean, self.variance, self.weight, self.bias, False, _MOMENTUM, EPSILON)
+            return nn.functional.batch_norm(x, *arguments)
+        mean = batch_sum(x.sum(0), share) / rows
+        centred = x - mean
+        variance = batch_sum(centred.square().sum(0), share) / rows
+        with torch.no_grad():
+            self.mean.lerp_(mean, _MOMENTUM)
+            self.variance.lerp_(variance * (rows / (rows - 1)), _MOMENTUM)
+        return centred * ((variance + EPSILON).rsqrt() * self.weight) + self.bias
 
     def parameter_count(self) -> int:
         """4K."""
