@@ -19,6 +19,8 @@ from harvib.errors import InputError
 from harvib.factorised import Factor, outline
 from harvib.factorised.asked import hidden_factor, input_factor
 from harvib.models import ModelSpec
+from harvib.pooling.made import pooling_spec
+from harvib.pooling.model import PoolingSpec
 from harvib.settings import TrainSettings
 from harvib.weights import ModelCard
 
@@ -38,7 +40,34 @@ def plain_spec(settings: TrainSettings, features: int, card: ModelCard) -> Spec:
             f"--label-smoothing {settings.label_smoothing:g}: clips with several labels have none, for it "
             "would ask for a share of every class; leave it out"
         )
-    return stack_spec(settings, features, card)
+    return stack_spec(settings, features, card) if settings.pooling is None else _pooled(settings, features, card)
+
+
+def _pooled(settings: TrainSettings, features: int, card: ModelCard) -> PoolingSpec:
+    asked, inputs = settings.pooling, min(settings.select_inputs or features, features)
+    assert asked is not None
+    widths = card.widths or (inputs,)
+    if sum(widths) != inputs:
+        raise InputError(
+            f"--select-inputs {settings.select_inputs}: {len(widths)} joined streams are pooled each by itself; "
+            "leave it out"
+        )
+    return pooling_spec(
+        asked.kind,
+        widths,
+        asked.clusters_of(len(widths)),
+        asked.hidden,
+        len(card.classes),
+        layers=asked.layers,
+        factors=asked.factors,
+        experts=asked.experts,
+        gating=asked.gating,
+        bags=asked.bags if asked.kind == "dbof" else 0,
+        bag_frames=asked.bag_frames if asked.kind == "dbof" and asked.bags else 0,
+        dropout=settings.dropout,
+        normalize=settings.normalize,
+        features=features,
+    )
 
 
 def stack_spec(settings: TrainSettings, features: int, card: ModelCard) -> ModelSpec:

@@ -49,16 +49,11 @@ def test_clusters_by_stream_and_circulant_layers() -> None:
     asked = TrainSettings(model="dbof", clusters="8192+4096", circulant="fc+moe", factors=3).pooling
     assert asked is not None
     assert asked.clusters_of(2) == (8192, 4096)
-    assert [asked.kind_of(part) for part in ("clusters", "fc", "moe", "gating")] == [
-        ("dense", 1),
-        ("circulant", 3),
-        ("circulant-bare", 1),
-        ("dense", 1),
-    ]
+    assert asked.layers == {"fc": "circulant", "moe": "circulant-bare"}
     with pytest.raises(InputError, match=r"--clusters 8192\+4096: 2 numbers for 3 streams"):
         asked.clusters_of(3)
     once = TrainSettings(model="netvlad", circulant="fc", circulant_diagonal="signs").pooling
     assert once is not None
     assert once.clusters_of(2) == (64, 64)
-    assert once.kind_of("fc") == ("circulant-signs", 1)
+    assert once.layers == {"fc": "circulant-signs"}
     assert TrainSettings().pooling is None

@@ -48,13 +48,11 @@ class Asked:
         """The circulant layers."""
         return _words(self.circulant)
 
-    def kind_of(self, part: str) -> tuple[str, int]:
-        """Kind and factors of the matrices of a part; the paper's circulant experts have no diagonal."""
-        if part not in self.circulant_parts:
-            return "dense", 1
-        if part == "moe":
-            return "circulant-bare", 1
-        return "circulant" if self.diagonal == "learned" else "circulant-signs", self.factors
+    @property
+    def layers(self) -> dict[str, str]:
+        """The kind of the matrices of the circulant layers; the paper's circulant experts have no diagonal."""
+        others = "circulant" if self.diagonal == "learned" else "circulant-signs"
+        return {part: "circulant-bare" if part == "moe" else others for part in self.circulant_parts}
 
     def clusters_of(self, streams: int) -> tuple[int, ...]:
         """Clusters by stream. Raises InputError."""
