@@ -111,6 +111,13 @@ def evaluate(model: Classifier | OnnxClassifier, clips: ClipSet, device: torch.d
         longest = int((clips.offsets[clips.clips + 1] - clips.offsets[clips.clips]).max())
         batch = max(1, min(BATCH, _VALUES // (longest * clips.dim)))
     model.eval()
-    logits = [model(part.features, part.lengths).cpu() for part in clips.batches(batch, device)]
+    logits, done = torch.empty(0), 0
+    for part in clips.batches(batch, device):
+        found = model(part.features, part.lengths).cpu()
+        if not done:
+            # All at once: of many classes the pieces together take as much again.
+            logits = found.new_empty(len(clips), found.shape[1])
+        logits[done : done + len(found)] = found
+        done += len(found)
     model.train(training)
-    return Evaluation(torch.cat(logits).numpy(), clips.own_labels())
+    return Evaluation(logits.numpy(), clips.own_labels())

@@ -287,3 +287,30 @@ def test_the_rate_falls_every_so_many_examples(folder: Path, tmp_path: Path) -> 
         assert float(row["lr"]) == pytest.approx(0.01 * 0.5 ** (before // 100), rel=1e-5)
     with pytest.raises(InputError, match="only --schedule examples"):
         TrainSettings(decay_factor=0.5)
+
+
+def test_views_are_joined_too_and_halved(folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    rgb = features_of(folder / "made.h5")
+    streams = {
+        name: [rng.normal(size=(len(values) + extra, width)).astype(np.float32) for values in rgb]
+        for name, extra, width in (
+            ("audio", 0, 2),
+            ("audio-view-1", 1, 2),
+            ("rgb-view-1", 1, 6),
+            ("rgb-view-2", 1, 6),
+        )
+    }
+    path = with_streams(folder / "made.h5", tmp_path / "v.h5", {**streams, "rgb": rgb})
+    with open_cache(path) as cache:
+        whole = load_parts(cache, TEST_SPLIT, 0.2, 0, True, "rgb+audio").train
+        halved = load_parts(cache, TEST_SPLIT, 0.2, 0, True, "rgb+audio", halves=True).train
+    assert whole.views is not None
+    assert halved.views is not None
+    assert (len(whole.views), len(halved.views)) == (1, 2), "only view 1 is there of both streams"
+    for clip in halved.clips:
+        rows = np.concatenate([streams["rgb-view-1"][clip], streams["audio-view-1"][clip]], 1)
+        assert np.array_equal(whole.rows[slice(*whole.views[0, clip])], rows)
+        first, second = (halved.rows[slice(*halved.views[half, clip])] for half in range(2))
+        assert np.array_equal(torch.cat([first, second]), rows)
+        assert len(first) - len(second) in (0, 1)

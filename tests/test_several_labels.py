@@ -316,3 +316,28 @@ def test_whole_groups_are_held_out(numbers: list[int], fraction: float, seed: in
     assert np.array_equal(held, hold_out_groups(groups, fraction, seed))
     alone = hold_out_groups([""] * len(groups), fraction, seed)
     assert abs(alone.sum() - fraction * len(groups)) <= 1
+
+
+def test_a_model_from_elsewhere_is_pruned_on_several_labels(cache: Path, tmp_path: Path) -> None:
+    plain = trained(cache, tmp_path / "plain", method="plain", plain_epochs=4)
+    file = tmp_path / "m.safetensors"
+    exported = CliRunner().invoke(main, ["export", "--model", str(plain), "--format", "torch", "--out", str(file)])
+    assert exported.exit_code == 0, exported.output
+    words = ["prune", "--model", str(file), "--features", str(cache), "--split", TEST_SPLIT]
+    words += [
+        "--run-dir",
+        str(tmp_path / "pruned"),
+        "--vib-epochs",
+        "3",
+        "--finetune-epochs",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    told = CliRunner().invoke(main, words)
+    assert told.exit_code == 0, told.output
+    before, after = report_of(plain)["plain"]["gap"]["test"], report_of(tmp_path / "pruned")
+    assert after["plain"]["gap"]["test"] == pytest.approx(before, abs=0.02)
+    assert after["measure"] == "GAP@20"
+    assert "validation GAP@20 against" not in page([plain])
+    assert "Validation GAP@20 against parameters" in page([plain, tmp_path / "pruned"])
