@@ -24,6 +24,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "noise": {"dropout": 0.4, "lasso": 1e-3, "lasso_input": 1e-3},
     "budget": {"target_ratio": 2.0, "patience": 2},
     "movement": {"method": "movement", "movement_epochs": 4, "movement_lr": 1e-2, "target_ratio": 2.0},
+    "pooling": {"model": "dbof", "clusters": "8", "bags": 2, "bag_frames": 2, "circulant": "fc"},
     "a clip a step": {"batch": 1, "plain_epochs": 2, "vib_epochs": 2, "finetune_epochs": 1},
 }
 

@@ -230,3 +230,21 @@ def test_a_row_a_clip_will_do() -> None:
         model = plain_model(kind)
         x, steps = clips(7, [1, 1])
         assert torch.isfinite(model(x, steps)).all()
+
+
+def test_moving_statistics_begin_with_the_first_batch_and_a_lone_row_moves_nothing() -> None:
+    norm, rows = Norm(3).double().train(), torch.randn(3, 8, 3, dtype=torch.float64)
+    norm(rows[0])
+    assert torch.allclose(norm.mean, rows[0].mean(0))
+    assert torch.allclose(norm.variance, rows[0].var(0))
+    norm(rows[1])
+    assert torch.allclose(norm.mean, 0.9 * rows[0].mean(0) + 0.1 * rows[1].mean(0))
+    before = norm.mean.clone()
+    alone = norm(rows[2, :1])
+    assert torch.equal(norm.mean, before)
+    assert torch.equal(norm.eval()(rows[2, :1]), alone)
+    # One that is loaded is not fresh.
+    again = Norm(3).double()
+    again.load_state_dict(norm.state_dict())
+    again.train()(rows[2])
+    assert torch.allclose(again.mean, 0.9 * before + 0.1 * rows[2].mean(0))

@@ -177,8 +177,8 @@ class PoolingSpec:
         try:
             streams = tuple(StreamShape.of(stream) for stream in fields["streams"])
             told = fields["experts"]
-            made = {name: None if told[name] is None else Factor.of(told[name]) for name in ("units", "gates")}
-            experts = ExpertsShape(**{**told, **made})
+            gates = None if told["gates"] is None else Factor.of(told["gates"])
+            experts = ExpertsShape(**{**told, "units": Factor.of(told["units"]), "gates": gates})
         except KeyError as error:
             raise ValueError(f"a spec needs {error}") from error
         gating = None if fields.get("gating") is None else Factor.of(fields["gating"])

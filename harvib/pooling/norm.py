@@ -16,6 +16,7 @@ class Norm(nn.Module):
     """(N, K) to (N, K): by the batch's own statistics in training, by the moving ones else.
 
     `mean` and `variance` are buffers; nothing else is kept, so that a file holds these four and no count of steps.
+    The first batch's are taken whole: a tenth of them, beside nine of nothing, would take many steps to tell.
     """
 
     mean: Tensor
@@ -27,6 +28,7 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(size))
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("variance", torch.ones(size))
+        self._fresh: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """In the dtype of its weights: sums over a batch lose their digits in half precision.
@@ -39,20 +41,32 @@ class Norm(nn.Module):
         if share is not None:
             return self._shared(x, share)
         training = self.training and len(x) > 1
-        arguments = (self.mean, self.variance, self.weight, self.bias, training, _MOMENTUM, EPSILON)
-        return nn.functional.batch_norm(x, *arguments)
+        return self._normed(x, self._momentum() if training else None)
+
+    def _normed(self, x: Tensor, momentum: float | None) -> Tensor:
+        """By the moving statistics where there is no momentum to move them by, else by the batch's."""
+        training, by = momentum is not None, momentum or 0.0
+        return nn.functional.batch_norm(x, self.mean, self.variance, self.weight, self.bias, training, by, EPSILON)
+
+    def _momentum(self) -> float:
+        """Of the step that moves the statistics; asked for once a step."""
+        if self._fresh is None:
+            self._fresh = bool(((self.mean == 0) & (self.variance == 1)).all())
+        momentum = 1.0 if self._fresh else _MOMENTUM
+        self._fresh = False
+        return momentum
 
     def _shared(self, x: Tensor, share: Share) -> Tensor:
         rows = batch_sum(x.new_tensor([float(len(x))]), share)
         if rows.item() < 2:
-            arguments = (self.mean, self.variance, self.weight, self.bias, False, _MOMENTUM, EPSILON)
-            return nn.functional.batch_norm(x, *arguments)
+            return self._normed(x, None)
         mean = batch_sum(x.sum(0), share) / rows
         centred = x - mean
         variance = batch_sum(centred.square().sum(0), share) / rows
         with torch.no_grad():
-            self.mean.lerp_(mean, _MOMENTUM)
-            self.variance.lerp_(variance * (rows / (rows - 1)), _MOMENTUM)
+            momentum = self._momentum()
+            self.mean.lerp_(mean, momentum)
+            self.variance.lerp_(variance * (rows / (rows - 1)), momentum)
         return centred * ((variance + EPSILON).rsqrt() * self.weight) + self.bias
 
     def parameter_count(self) -> int:
