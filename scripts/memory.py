@@ -55,18 +55,18 @@ def memory_of(process: int) -> tuple[float, float]:
     return sizes.get("Rss", 0.0), sizes.get("Private_Clean", 0.0) + sizes.get("Private_Dirty", 0.0)
 
 
-def watch(command: list[str], log: Path) -> list[dict[str, float]]:
-    """Run a command to its end and sample its memory twice a second."""
+def watch(command: list[str], log: Path, progress: str = r"(\d+)/\d+ \[") -> list[dict[str, float]]:
+    """Run a command to its end and sample its memory twice a second; `progress` finds the clips in its bar."""
     samples = []
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
         while process.poll() is None:
             # The progress bar is rewritten in place; its last state ends the log.
-            done = re.findall(r"(\d+)/\d+ \[", log.read_text()[-400:])
+            done = re.findall(progress, log.read_text()[-400:])
             ours = [memory_of(one) for one in processes_of(process.pid)]
             samples.append(
                 {
-                    "clips": float(done[-1]) if done else 0.0,
+                    "clips": float(done[-1].replace(",", "")) if done else 0.0,
                     "main": ours[0][0],
                     "all": sum(resident for resident, _ in ours),
                     "private": sum(private for _, private in ours),

@@ -35,6 +35,9 @@ from harfeat.cache.schema import (
 from harfeat.cache.sink import Sink
 from harfeat.interruptions import held_back
 
+_BLOCK = 4 << 20
+"""Bytes of features that are written at once."""
+
 
 def write_cache(
     path: Path,
@@ -63,10 +66,12 @@ def write_cache(
         written = 0
         for clip in clips:
             for column in columns:
-                column.write(written, clip[column.name])
-            sink.check()
+                column.take(written, clip[column.name])
+            if sum(column.waiting for column in columns) >= _BLOCK:
+                _write_waiting(columns, sink)
             let_interrupt()
             written += 1
+        _write_waiting(columns, sink)
         if columns and written != len(head.clips):
             raise ValueError(f"{written} clips of features for {len(head.clips)} rows")
         for column in columns:
@@ -82,8 +87,18 @@ def single_stream(
     return {DEFAULT_STREAM: layout}, ({DEFAULT_STREAM: clip} for clip in clips)
 
 
+def _write_waiting(columns: Sequence[_Column], sink: Sink) -> None:
+    for column in columns:
+        column.write()
+    sink.check()
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
 class _Column:
-    """One stream while it is being written."""
+    """One stream while it is being written. Clips wait until there is a block of them: each write costs time."""
 
     def __init__(self, file: h5py.File, name: str, layout: StreamLayout) -> None:
         self.name, self._layout = name, layout
@@ -95,8 +110,11 @@ class _Column:
         self._index = group.create_dataset("frame_index", (total,), dtype=np.int32)
         self._group = group
         self._table = np.zeros((len(layout.lengths), 32), np.uint8)
+        self._waiting: list[ClipFeatures] = []
+        self.waiting = 0  # bytes of them
+        self._row = 0  # where those that wait will stand
 
-    def write(self, clip: int, values: ClipFeatures) -> None:
+    def take(self, clip: int, values: ClipFeatures) -> None:
         if clip >= len(self._table):
             raise ValueError(f"more clips of features than the {len(self._table)} rows")
         start, stop = self._offsets[clip : clip + 2]
@@ -109,9 +127,18 @@ class _Column:
         stored = ClipFeatures(
             values.features.astype(self._layout.dtype, copy=False), values.frame_index.astype(np.int32, copy=False)
         )
-        self._rows[start:stop] = stored.features
-        self._index[start:stop] = stored.frame_index
+        self._waiting.append(stored)
+        self.waiting += stored.features.nbytes
         self._table[clip] = np.frombuffer(digest_of_clip(stored), np.uint8)
+
+    def write(self) -> None:
+        if not self._waiting:
+            return
+        rows = _joined([clip.features for clip in self._waiting])
+        self._rows[self._row : self._row + len(rows)] = rows
+        self._index[self._row : self._row + len(rows)] = _joined([clip.frame_index for clip in self._waiting])
+        self._row += len(rows)
+        self._waiting, self.waiting = [], 0
 
     def finish(self) -> dict[str, str]:
         self._group["sha256"] = self._table
