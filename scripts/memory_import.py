@@ -2,7 +2,7 @@
 
     python scripts/memory_import.py --level frame --clips 8000 --workers 2 --json memory.json
 
-Writes files in the genuine format (1024 + 128 bytes a frame, 300 frames, or as many floats a video; 1 to 5 labels),
+Writes files in the genuine format (1024 + 128 bytes a frame, 300 frames, or as many floats a video, 1-5 labels),
 imports them with the real command, and prints, as JSON, records a second of reading and of packing, and the memory
 (MB) of the main process and of all its processes together, as scripts/memory.py does. The slope is what one row of
 metadata a clip takes; features are held only as long as a stretch is read.
@@ -39,10 +39,10 @@ def payloads(level: str, first: int, count: int) -> Iterator[bytes]:
     for _ in range(_VARIANTS):
         labels = sorted(rng.choice(3862, rng.integers(1, 6), replace=False).tolist())
         if level == "frame":
-            frames = [rng.integers(0, 256, (_FRAMES, width), np.uint8) for width in (1024, 128)]
-            made.append(frame_record(_ID, labels, *frames))
+            rgb, audio = (rng.integers(0, 256, (_FRAMES, width), np.uint8) for width in (1024, 128))
+            made.append(frame_record(_ID, labels, rgb, audio))
         else:
-            made.append(video_record(_ID, labels, *(rng.normal(size=width) for width in (1024, 128))))
+            made.append(video_record(_ID, labels, rng.normal(size=1024), rng.normal(size=128)))
     for number in range(first, first + count):
         yield made[number % _VARIANTS].replace(_ID, b"%08d" % number, 1)
 

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from harfeat import stretches
 from harfeat.cache import Cache, open_cache
@@ -452,3 +455,26 @@ def test_options_of_the_other_formats_are_refused(folder: Path, tmp_path: Path) 
         result = harfeat("import", folder / "train00.tfrecord", *arguments, *out)
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
         assert match in result.stderr
+
+
+@examples(max_examples=25, deadline=None)
+@given(flips=st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(0, 10**6), st.integers(0, 7)), max_size=3))
+def test_no_flipped_bit_is_taken_for_a_feature(
+    flips: list[tuple[int, int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Clips are those that were written, or they are missing and something is told of them."""
+    folder, out = tmp_path_factory.mktemp("flipped"), tmp_path_factory.mktemp("out") / "x.h5"
+    parts = [videos("a", 5, lambda i: [i])[2:], videos("b", 5, lambda i: [i, 7])[2:]]
+    for number, part in enumerate(parts):
+        data = bytearray(b"".join(framed(video.payload) for video in part))
+        # One record stays, or there would be nothing to import.
+        safe = 0 if number else len(framed(part[0].payload))
+        for file, place, bit in flips:
+            if file == number:
+                data[safe + place % (len(data) - safe)] ^= 1 << bit
+        (folder / f"train{number:02d}.tfrecord").write_bytes(data)
+    result = run(folder, out)
+    with open_cache(out) as cache:
+        names = {clip.name for clip in cache.clips}
+        expect(cache, [video for part in parts for video in part if video.name in names])
+    assert bool(result.failures) == (len(names) < 6)

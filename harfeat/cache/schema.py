@@ -56,7 +56,7 @@ class CacheError(InputError):
     """A cache file that is missing, damaged, foreign, newer than this program, or unfit for the request."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipRow:
     """One clip of a cache, without its features.
 

@@ -17,7 +17,7 @@ _OPEN_AT_ONCE = 16
 """A long run has more shards than a process may have open files."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Place:
     path: Path
     index: int
