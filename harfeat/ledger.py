@@ -28,7 +28,7 @@ class Ledger:
         self._done: list[dict[int, Done]] = [{} for _ in self._files]
         self._unread = list(range(len(self._files)))
         self._owner: dict[str, _Place] = {}
-        self._taken: list[dict[str, _Place]] = [{} for _ in self._files]
+        self._twice: list[set[str]] = [set() for _ in self._files]  # videos that stand elsewhere too
 
     @property
     def bytes(self) -> int:
@@ -51,16 +51,16 @@ class Ledger:
         The stretch itself may be among them: then nothing has been noted but whose the videos are.
         """
         place = self._place(done.stretch)
-        first = {name: self._owner[name] for name in done.names if self._owner.get(name, place) < place}
+        first = {name for name in done.names if self._owner.get(name, place) < place}
         if first:
-            self._taken[place[0]] |= first
+            self._twice[place[0]] |= first
             self._open(place[0])
             return [done]
         losers = {self._owner[name] for name in done.names if name in self._owner}
         found = [self._done[number][start] for number, start in sorted(losers)]
         own = set(done.names)
         for loser, (number, _) in zip(found, sorted(losers), strict=True):
-            self._taken[number] |= dict.fromkeys(own.intersection(loser.names), place)
+            self._twice[number] |= own.intersection(loser.names)
         self.drop(found)
         # The rest is needed once more only where it is of an earlier run, by the name of its shard.
         self._done[place[0]][place[1]] = replace(done, entry=None)
@@ -90,8 +90,8 @@ class Ledger:
                     return None
                 taken = {
                     name: self._files[owner[0]].name
-                    for name, owner in self._taken[number].items()
-                    if owner < (number, task.start)
+                    for name in self._twice[number]
+                    if (owner := self._owner.get(name)) is not None and owner < (number, task.start)
                 }
                 return replace(task, taken=taken, most=self._most - before if self._most else None)
         return None

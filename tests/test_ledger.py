@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harfeat.cache import Failure
@@ -58,6 +58,9 @@ def read(task: Task, records: list[str], length: int) -> Done:
     workers=st.integers(1, 4),
     seed=st.integers(0, 1000),
     resumed=st.booleans(),
+)
+@example(
+    files=[["bad", "bad", "b", "bad"], ["bad", "a", "b", "a"], [], []], most=0, workers=2, seed=17, resumed=False
 )
 def test_any_order_of_reading_ends_alike(files: Files, most: int, workers: int, seed: int, resumed: bool) -> None:
     chance = random.Random(seed)
