@@ -98,6 +98,24 @@ def test_a_model_that_is_circulant_and_pruned_is_saved_and_loaded(kind: str, tmp
     assert indices <= small.spec.bounds().keys()
 
 
+def test_what_is_left_of_a_circulant_layer_is_dense_where_that_is_less() -> None:
+    layers = {"clusters": "circulant-signs", "fc": "circulant", "moe": "circulant-bare"}
+    model = masked_model("dbof", widths=(40,), clusters=(50,), hidden=32, layers=layers, gating=False)
+    for name, kept in (("input", 38), ("clusters", 3), ("fc", 9)):
+        mask = model.masks()[name]
+        set_mask(mask, [number < kept for number in range(mask.mu.numel())])
+    model.input_scale.fill_(1)
+    small = compact(model)
+    stream = small.spec.streams[0]
+    # 38 * 3 against 40, and 38 of a scale; 3 * 9 against 50 + 3; 9 * 20 against 2 * 32.
+    assert stream.pool.assign.factor.kind == "circulant-signs"
+    assert stream.pool.assign.scaled
+    assert (stream.fc.factor.kind, stream.fc.factor.size) == ("dense", (9, 3))
+    assert small.spec.experts.units.kind == "circulant-bare"
+    set_mask(model.masks()["fc"], [number < 2 for number in range(32)])
+    assert compact(model).spec.experts.units.kind == "dense"
+
+
 def test_a_stream_without_an_input_a_cluster_or_a_unit_is_gone() -> None:
     for name in ("clusters.2", "fc.2"):
         model = masked_model()

@@ -44,7 +44,7 @@ def test_the_mixture_is_the_one_of_the_paper(kind: str) -> None:
             g /= g.sum()
             e = [sigmoid(float(units[clip, label * 4 + k] + model.bias[label * 4 + k].detach())) for k in range(4)]
             p = sum(share * one for share, one in zip(g[:4], e, strict=True))
-            assert float(odds[clip, label].sigmoid()) == pytest.approx(p, rel=1e-9)
+            assert float(odds[clip, label].detach().sigmoid()) == pytest.approx(p, rel=1e-9)
 
 
 def test_sure_answers_keep_their_digits_and_their_gradients() -> None:
@@ -113,8 +113,8 @@ def test_compact_is_the_same_function_of_the_kept_inputs(
     small = model.compacted(kept, scale)
     assert torch.allclose(small(x[:, kept]), model(x * scale), atol=1e-10)
     numbers = sum(weight.numel() for weight in small.parameters())
-    assert small.parameter_count() == numbers == shape.size(len(kept), factors=small.scale is not None)
-    assert model.parameter_count() == sum(w.numel() for w in model.parameters()) == shape.size(inputs)
+    assert small.parameter_count() == numbers == shape.left(len(kept), small.scale is not None).size()
+    assert model.parameter_count() == sum(w.numel() for w in model.parameters()) == shape.size()
     again = Experts(small.shape).double()
     again.load_state_dict(small.state_dict())
     assert torch.equal(again(x[:, kept]), small(x[:, kept]))

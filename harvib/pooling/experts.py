@@ -44,11 +44,23 @@ class ExpertsShape:
         gates = layer_factor(kind, classes * (experts + 1), inputs, factors) if experts else None
         return cls(classes, experts, layer_factor(kind, classes * max(1, experts), inputs, factors), gates)
 
-    def size(self, inputs: int, factors: bool = False) -> int:
-        """Parameters with so many inputs; `factors`: with those that masks leave where they do not fold."""
+    def size(self) -> int:
+        """Parameters."""
         matrices = [factor for factor in (self.units, self.gates) if factor is not None]
-        left = inputs if factors and any(factor.kind in LEAVE_SCALE for factor in matrices) else 0
-        return sum(outline(factor).size(inputs) for factor in matrices) + self.units.size[0] + left
+        left = self.units.size[1] if self.scaled else 0
+        return sum(outline(factor).parameter_count() for factor in matrices) + self.units.size[0] + left
+
+    def left(self, inputs: int, factors: bool) -> ExpertsShape:
+        """With so many of the inputs; `factors`: with those that masks leave where they do not fold.
+
+        Both matrices become dense where that is less, or none: what does not fold stands before both.
+        """
+        every = [factor for factor in (self.units, self.gates) if factor is not None]
+        fewer = [dataclasses.replace(factor, columns=(inputs,)) for factor in every]
+        if sum(factor.size[0] * inputs for factor in every) < sum(outline(f).parameter_count() for f in fewer):
+            fewer = [layer_factor("dense", factor.size[0], inputs) for factor in every]
+        units, gates = fewer[0], fewer[1] if len(fewer) > 1 else None
+        return ExpertsShape(self.classes, self.experts, units, gates, factors and units.kind in LEAVE_SCALE)
 
 
 class Experts(nn.Module):
@@ -91,19 +103,14 @@ class Experts(nn.Module):
     @torch.no_grad()
     def compacted(self, inputs: Tensor, scale: Tensor) -> Experts:
         """The same of the inputs (K,) alone, each times its entry of `scale` (H,) in float64."""
+        becomes_dense = self.shape.left(len(inputs), False).units.kind == "dense"
         units, *gates_of = [
-            reduced(matrix, torch.arange(matrix.rows, device=inputs.device), inputs, scale)
+            reduced(matrix, torch.arange(matrix.rows, device=inputs.device), inputs, scale, becomes_dense)
             for matrix in (self.units, self.gates)
             if isinstance(matrix, Matrix)
         ]
         gates, left = gates_of[0] if gates_of else None, units.scale
-        shape = ExpertsShape(
-            self.shape.classes,
-            self.shape.experts,
-            units.matrix.factor,
-            None if gates is None else gates.matrix.factor,
-            left is not None,
-        )
+        shape = self.shape.left(len(inputs), left is not None)
         small = Experts(shape).to(self.bias)
         small.units, small.gates = units.matrix, None if gates is None else gates.matrix
         small.bias.copy_(self.bias)

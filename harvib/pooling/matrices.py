@@ -6,7 +6,8 @@
     circulant-bare    without a diagonal, as in that paper's mixture of experts: N a block
 
 A column's scale folds into a dense matrix and into a learned diagonal. Of the other two a scale is left over, to
-be multiplied on what the matrix reads.
+be multiplied on what the matrix reads. A circulant matrix of which so few rows and columns are left that their
+entries are fewer than its weights, N in each block, becomes a dense one.
 """
 
 from __future__ import annotations
@@ -37,6 +38,14 @@ class Dense(Matrix):
 
     def dense(self) -> Tensor:
         return self.weight
+
+    @classmethod
+    def of(cls, matrix: Matrix) -> Dense:
+        """With the entries of another."""
+        with torch.device("meta"):
+            made = cls(Factor("dense", (matrix.rows,), (matrix.columns,)))
+        made.weight = nn.Parameter(matrix.dense().detach().clone())
+        return made
 
     def drawn(self) -> Tensor:
         return self.weight
@@ -116,9 +125,29 @@ class Reduced:
     scale: Tensor | None
 
 
+def cut(factor: Factor, rows: Tensor, columns: int) -> Factor:
+    """What is left of a matrix of which these rows (R,), ascending, and so many columns are needed."""
+    dense = Factor("dense", (len(rows),), (columns,))
+    if factor.kind == "dense":
+        return dense
+    size = factor.ranks[0]
+    blocks = len((rows // size).unique())
+    left = dataclasses.replace(factor, rows=((blocks - 1) * size + int(rows[-1]) % size + 1,), columns=(columns,))
+    return dense if len(rows) * columns < outline(left).size(columns) else left
+
+
 @torch.no_grad()
-def reduced(matrix: Matrix, rows: Tensor, inputs: Tensor, scale: Tensor) -> Reduced:
-    """The matrix for rows (R,) and inputs (K,) of its, these times their entry of `scale` (columns,), float64."""
+def reduced(
+    matrix: Matrix, rows: Tensor, inputs: Tensor, scale: Tensor, becomes_dense: bool | None = None
+) -> Reduced:
+    """The matrix for rows (R,) and inputs (K,) of its, these times their entry of `scale` (columns,), float64.
+
+    `becomes_dense`: whether a circulant one does; where that is not given, `cut` decides.
+    """
+    if becomes_dense is None:
+        becomes_dense = cut(matrix.factor, rows, len(inputs)).kind == "dense"
+    if becomes_dense and not isinstance(matrix, Dense):
+        matrix = Dense.of(matrix)
     if not isinstance(matrix, _LeavesScale):
         slim = matrix.compacted(rows, inputs, scale)
         return Reduced(slim.matrix, slim.rows, None)

@@ -119,8 +119,7 @@ class PoolingSpec:
         """Parameters of such a model."""
         gating = 0 if self.gating is None else outline(self.gating).parameter_count() + 4 * self.classes
         streams = sum(stream.size(self.kind) for stream in self.streams)
-        units = sum(self.hidden)
-        return streams + self.experts.size(units) + (units if self.experts.scaled else 0) + gating
+        return streams + self.experts.size() + gating
 
     def plain_size(self) -> int:
         """Parameters of the plain model."""
@@ -130,7 +129,9 @@ class PoolingSpec:
         """Parameters of the compact model that has these streams; `factors`: with those that masks leave."""
         gating = 0 if self.gating is None else outline(self.gating).parameter_count() + 4 * self.classes
         units = sum(stream.fc.units for stream in streams)
-        return sum(stream.size(self.kind) for stream in streams) + self.experts.size(units, factors) + gating
+        return (
+            sum(stream.size(self.kind) for stream in streams) + self.experts.left(units, factors).size() + gating
+        )
 
     def smallest(self, factors: bool, units_stay: bool = False) -> int:
         """Parameters of the smallest compact model, whichever of the streams is the one that it has."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from harvib.factorised.base import Factor
 from harvib.pooling.block import BlockShape
-from harvib.pooling.matrices import LEAVE_SCALE
+from harvib.pooling.matrices import LEAVE_SCALE, cut
 
 VECTORS = {"dbof": 0, "netvlad": 1, "netfv": 2}
 """How many vectors of D numbers a cluster has, by kind: so many are learned, and so many describe a clip in it.
@@ -110,13 +109,6 @@ class StreamShape:
 
 
 def _cut(factor: Factor, rows: Tensor, columns: int, factors: bool) -> BlockShape:
-    """The compact form that keeps these rows, bools, and so many columns: see `Matrix.compacted` of its kind."""
-    count = int(rows.sum())
-    if not factor.ranks:
-        left = dataclasses.replace(factor, rows=(count,), columns=(columns,))
-    else:
-        size, kept = factor.ranks[0], rows.nonzero().squeeze(1)
-        blocks = len((kept // size).unique())
-        height = (blocks - 1) * size + int(kept[-1]) % size + 1
-        left = dataclasses.replace(factor, rows=(height,), columns=(columns,))
-    return BlockShape(left, count, factors and factor.kind in LEAVE_SCALE)
+    """The compact form that keeps these rows, bools, and so many columns."""
+    left = cut(factor, rows.nonzero().squeeze(1), columns)
+    return BlockShape(left, int(rows.sum()), factors and left.kind in LEAVE_SCALE)
