@@ -20,6 +20,7 @@ from typing import Any
 import click
 import torch
 from protocols import PROTOCOLS
+from tables import rounded
 
 from harvib.compare import Contest, run_compare
 from harvib.devices import machine
@@ -93,7 +94,7 @@ def main(name: str, data: Path, work: Path, weights: str, jobs: int, bench: bool
     }
     out = Path("results") / f"compare-{name}.json"
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(_rounded(result), indent=1) + "\n")
+    out.write_text(json.dumps(rounded(result), indent=1) + "\n")
     table = out.with_suffix(".md")
     table.write_text(f"{_markdown(result)}\n")
     click.echo(table.read_text())
@@ -156,15 +157,6 @@ def _markdown(result: Mapping[str, Any]) -> str:
 
 def _share(spread: Mapping[str, Any]) -> str:
     return f"{100 * spread['mean']:.1f} ± {100 * spread['deviation']:.1f}"
-
-
-def _rounded(value: Any) -> Any:
-    """Six digits are more than is known, and a file that can be read."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ are resumed; the figures go to results/<name>.json and are printed as a Markdown
 from __future__ import annotations
 
 import json
-import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import click
 import joblib
 import torch
 from protocols import PROTOCOLS, Protocol, Row
+from tables import percent, whole
 
 from harvib import fusion
 from harvib.devices import machine
@@ -98,11 +98,11 @@ def _table(rows: dict[str, list[dict[str, Any]]]) -> str:
     ]
     for title, runs in rows.items():
         columns = [
-            _range([run["inputs"] for run in runs]),
-            _units([run.get("shape", []) for run in runs]) or _range([run["units"] for run in runs]),
-            _range([run["parameters"]["total"] for run in runs]),
-            _spread([run["accuracy"]["validation"] for run in runs]),
-            _spread([run["accuracy"]["test"] for run in runs]),
+            whole([run["inputs"] for run in runs]),
+            _units([run.get("shape", []) for run in runs]) or whole([run["units"] for run in runs]),
+            whole([run["parameters"]["total"] for run in runs]),
+            percent([run["accuracy"]["validation"] for run in runs]),
+            percent([run["accuracy"]["test"] for run in runs]),
         ]
         lines.append(f"| {title} | {' | '.join(columns)} |")
     return "\n".join(lines)
@@ -111,18 +111,7 @@ def _table(rows: dict[str, list[dict[str, Any]]]) -> str:
 def _units(shapes: list[list[list[int]]]) -> str:
     """Units by layer, a projection's first: `10-12 + 4`."""
     by_layer = zip(*([sum(layer) for layer in shape] for shape in shapes), strict=True)
-    return " + ".join(_range(list(units)) for units in by_layer)
-
-
-def _range(values: list[int]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
-
-
-def _spread(values: list[float]) -> str:
-    percent = [100 * value for value in values]
-    spread = statistics.stdev(percent) if len(percent) > 1 else 0.0
-    return f"{statistics.mean(percent):.1f} ± {spread:.1f}"
+    return " + ".join(whole(list(units)) for units in by_layer)
 
 
 if __name__ == "__main__":
