@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from harvib.rivals.base import TRIALS, NoModelError, Rival, Task
+from harvib.rivals.clusters import CLUSTERS
 from harvib.rivals.factorised import FACTORISED
 from harvib.rivals.feedforward import FEEDFORWARD
 from harvib.rivals.pooled import POOLED
 from harvib.rivals.recurrent import RECURRENT
 
-METHODS: dict[str, Rival] = {**RECURRENT, **POOLED, **FEEDFORWARD, **FACTORISED}
+METHODS: dict[str, Rival] = {**RECURRENT, **POOLED, **FEEDFORWARD, **CLUSTERS, **FACTORISED}
 
 __all__ = ["METHODS", "TRIALS", "NoModelError", "Rival", "Task"]
