@@ -112,9 +112,10 @@ def main(work: Path, out: Path, seeds: int, jobs: int, rows: str, train: int, va
             joblib.delayed(_run)(cache, row, seed, work / "runs", jobs) for row, seed in now
         )
         found |= zip(now, figures, strict=True)
+    sizes = "" if settings == SetSettings() else f" --train {train} --validate {validate}"
     result = {
         "protocol": NAME,
-        "command": f"python scripts/video_level.py --seeds {seeds} --jobs {jobs}",
+        "command": f"python scripts/video_level.py --seeds {seeds} --jobs {jobs}{sizes}",
         "machine": machine(),
         "torch": torch.__version__,
         "ceiling": ceiling,

@@ -42,6 +42,7 @@ def test_a_table_of_all_rows_beside_the_ceiling_and_nothing_is_done_twice(tmp_pa
     told = json.loads((tmp_path / "out" / "synthetic-yt8m.json").read_text())
     table = (tmp_path / "out" / "synthetic-yt8m.md").read_text()
     assert table in result.output
+    assert told["command"].endswith("--seeds 1 --jobs 1 --train 60 --validate 20")
     figures: dict[str, Any] = {row["name"]: row["runs"][0] for row in told["rows"]}
     assert list(figures) == ["vib", "dbof"]
     dense, small = (figures[name]["parameters"]["total"] for name in ("dbof", "vib"))
