@@ -1,6 +1,7 @@
 """The figures of the README's results tables: real features, several seeds, mean and spread.
 
     python scripts/results.py ucf101-14 --data ../shared/data       imported VGG-16 features, 14 classes of UCF101
+    python scripts/results.py ucf101-14-pooling --data ../shared/data   the same with models that pool frames
     python scripts/results.py utd-mhad --data ../shared/data        446 depth videos, extracted here
     python scripts/results.py utd-mhad-flow --data ../shared/data   the same with optical flow as a second stream
 
