@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harfeat.cache import ROLES, Cache, ClipRow
+from harfeat.cache import ROLES, Cache
 from harvib.errors import InputError
 
 _ROLE_NAMES = {role: name for name, role in ROLES.items()}
@@ -53,8 +53,8 @@ def matched(caches: Sequence[Cache], split: str | None, part: str = "") -> Match
                 if ours != theirs:
                     where = f" of split {split}" if what == "part" else ""
                     raise InputError(
-                        f"clip {name}: its {what}{where} is {ours!r} in {first.path} and {theirs!r} in "
-                        f"{cache.path}; streams to be fused must agree"
+                        f"clip {name}: its {what}{where} is {_said(first, ours)} in {first.path} and "
+                        f"{_said(cache, theirs)} in {cache.path}; streams to be fused must agree"
                     )
     if not names:
         raise InputError(f"{first.path} and {caches[-1].path}: no clip of one name is in all caches")
@@ -71,16 +71,16 @@ def first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     return ""
 
 
-def _told(cache: Cache, split: str | None) -> dict[str, tuple[str, str, str]]:
-    """Class, group and part of each clip, in file order; the part is empty without a split."""
+def _told(cache: Cache, split: str | None) -> dict[str, tuple[tuple[int, ...] | str, ...]]:
+    """Classes, group and part of each clip, in file order; the part is empty without a split."""
     roles = [""] * len(cache.clips)
     if split is not None:
         roles = [_ROLE_NAMES[role] for role in cache.split(split).roles.tolist()]
-    return {
-        clip.name: (_classes(cache, clip), clip.group, role) for clip, role in zip(cache.clips, roles, strict=True)
-    }
+    return {clip.name: (clip.all_labels, clip.group, role) for clip, role in zip(cache.clips, roles, strict=True)}
 
 
-def _classes(cache: Cache, clip: ClipRow) -> str:
-    """The class of a clip, or all of them."""
-    return cache.classes[clip.label] if clip.label >= 0 else ", ".join(cache.classes[at] for at in clip.labels)
+def _said(cache: Cache, value: tuple[int, ...] | str) -> str:
+    """A group, a part, or classes by their names."""
+    if isinstance(value, str):
+        return repr(value)
+    return " and ".join(repr(cache.classes[label]) for label in value) or "none"

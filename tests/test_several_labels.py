@@ -28,6 +28,7 @@ from harvib.division import hold_out_groups
 from harvib.errors import InputError
 from harvib.gap import measures
 from harvib.labels import LabelSets
+from harvib.matching import matched
 from harvib.objectives import label_loss, right, soft_target_loss
 from harvib.onnxfile import load_onnx
 from harvib.points import points_of
@@ -245,6 +246,29 @@ def test_streams_are_fused_by_their_log_odds(cache: Path, tmp_path: Path) -> Non
         assert torch.allclose(fused(clips), sum(parts, torch.zeros(2, 3)), atol=1e-6)
     single = [report["streams"][name]["plain"]["gap"]["validation"] for name in cards]
     assert report["plain"]["gap"]["validation"] >= max(single) - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("label", "labels", "said"),
+    [(0, (), "'a, b'"), (1, (), "'a'"), (-1, (), "none"), (-1, (0, 1), "'a, b' and 'a'")],
+)
+def test_streams_with_other_labels_of_a_clip_are_not_fused(
+    label: int, labels: tuple[int, ...], said: str, tmp_path: Path
+) -> None:
+    def change(own: tuple[int, tuple[int, ...]]) -> Any:
+        def changed(rows: list[ClipRow], features: list[np.ndarray]) -> tuple[list[ClipRow], list[np.ndarray]]:
+            return [
+                replace(row, label=own[0], labels=own[1]) if row.name == "v_1_4_0" else row for row in rows
+            ], features
+
+        return changed
+
+    classes = ("a, b", "a", "b")
+    one = made_up_cache(tmp_path / "c.h5", classes=classes, change=change((-1, (1, 2))))
+    two = made_up_cache(tmp_path / "d.h5", classes=classes, change=change((label, labels)))
+    with open_cache(one) as first, open_cache(two) as second, pytest.raises(InputError) as told:
+        matched([first, second], TEST_SPLIT)
+    assert f"clip v_1_4_0: its class is 'a' and 'b' in {one} and {said} in {two}" in str(told.value)
 
 
 def test_a_run_is_quantised_and_exported(cache: Path, run: Path, tmp_path: Path) -> None:
