@@ -98,7 +98,7 @@ def import_records(settings: RecordSettings, progress: bool = True) -> RecordRes
     told = {"features_id": settings.features_id, "max_clips": settings.max_clips, **yt8m.told(selection)}
     provenance: dict[str, Any] = {"import": told, "stamps": _hash(stamps)}
     if is_packed(settings.out) and settings.out.is_file():
-        return _there_already(settings.out, provenance, started)
+        return _there_already(settings, provenance, selection, vocabulary, started)
     layout = _common_layout(files)
     recipe = layout.recipe(settings.features_id)
     folder = WorkFolder(settings.out, Manifest(recipe, None, provenance=provenance))
@@ -219,11 +219,27 @@ def _take_up(
     return [f"{name} has changed since it was read; it is read again" for name in sorted(changed)]
 
 
-def _there_already(out: Path, provenance: Mapping[str, Any], started: float) -> RecordResult:
+def _there_already(
+    settings: RecordSettings,
+    provenance: Mapping[str, Any],
+    selection: yt8m.Selection,
+    vocabulary: Sequence[str] | None,
+    started: float,
+) -> RecordResult:
     """What is told where the packed file is finished; raises InputError where it is of something else."""
+    out = settings.out
     with open_cache(out) as cache:
         if any(cache.provenance.get(key) != value for key, value in provenance.items()):
             raise InputError(f"{out} exists, of other files or settings: delete it or choose another --out")
+        if cache.classes != _class_names(settings, selection, vocabulary, len(cache.classes) - 1):
+            raise InputError(
+                f"{out} exists, with other names of classes (--vocabulary): delete it or choose another --out"
+            )
+        if (seed := cache.provenance["settings"]["split_seed"]) != settings.split_seed:
+            raise InputError(
+                f"{out} exists, with splits by --split-seed {seed}: `harfeat split` gives it others, or choose "
+                "another --out"
+            )
         if work_folder(out).exists():  # killed before it was removed
             folder = WorkFolder(out, Manifest(cache.recipe, None))
             try:
@@ -257,12 +273,18 @@ def _head(
     vocabulary: Sequence[str] | None,
 ) -> CacheHead:
     clips = [rows[name] for one in done for name in one.names]
-    stated = settings.classes is not None or vocabulary is not None
     largest = max((label for clip in clips for label in clip.all_labels), default=-1)
-    classes = yt8m.class_names(selection, vocabulary, stated, largest)
+    classes = _class_names(settings, selection, vocabulary, largest)
     partitions = [yt8m.partition_of(one.stretch.file) for one in done for _ in one.names]
     splits = yt8m.splits_of(partitions, clips, settings.split_seed)
     return CacheHead(recipe, classes, clips, splits, failures, provenance)
+
+
+def _class_names(
+    settings: RecordSettings, selection: yt8m.Selection, vocabulary: Sequence[str] | None, largest: int
+) -> tuple[str, ...]:
+    stated = settings.classes is not None or vocabulary is not None
+    return yt8m.class_names(selection, vocabulary, stated, largest)
 
 
 def _counted(done: Sequence[Done]) -> dict[str, dict[str, int]]:

@@ -380,6 +380,27 @@ def test_more_files_go_into_a_folder_and_other_settings_do_not(folder: Path, tmp
         run(folder, tmp_path / "y.h5", "train00*")
 
 
+def test_a_finished_file_of_other_names_or_splits_is_refused(folder: Path, tmp_path: Path) -> None:
+    """It would be told of as if it were what was asked for."""
+    one, other = tmp_path / "one.csv", tmp_path / "other.csv"
+    for path, first in ((one, "zero"), (other, "nought")):
+        path.write_text(f"Index,Name\n0,{first}\n5,five\n")
+    x = tmp_path / "x.h5"
+    run(folder, x, "train*", vocabulary=one)
+    assert run(folder, x, "train*", vocabulary=one).resumed == 12
+    with pytest.raises(InputError, match="with other names of classes"):
+        run(folder, x, "train*", vocabulary=other)
+    with pytest.raises(InputError, match="with splits by --split-seed 0: `harfeat split`"):
+        run(folder, x, "train*", vocabulary=one, split_seed=1)
+    run(folder, tmp_path / "y.h5", "train*")
+    assert run(folder, tmp_path / "y.h5", "train*").resumed == 12
+
+
+def test_clips_without_labels_have_no_splits(folder: Path, tmp_path: Path) -> None:
+    told = harfeat("import", folder / "test*", "--from", "yt8m", "--workers", 1, "--out", tmp_path / "x.h5")
+    assert "no splits: no clip has a label" in told.output
+
+
 def test_files_that_do_not_fit_together_are_refused(folder: Path, tmp_path: Path) -> None:
     mean = np.zeros(8, np.float32)
     write_records(tmp_path / "a", [video_record(b"v", [1], mean, mean)])
@@ -411,6 +432,7 @@ def test_files_that_do_not_fit_together_are_refused(folder: Path, tmp_path: Path
         run(folder, tmp_path / "x.h5", only_labels="77")
     for settings, match in (
         ({"only_labels": "a-b"}, "say numbers and ranges"),
+        ({"only_labels": "5-1"}, "--only-labels 5-1: say numbers and ranges"),
         ({"only_labels": "5", "classes": 5}, "there are 5 classes"),
         ({"classes": 0}, "from 1 to"),
         ({"max_clips": -1}, "at least 0"),

@@ -104,7 +104,7 @@ def _tell(result: RecordResult) -> None:
     click.echo(
         f"{result.out}: {result.clips} clips{resumed} of {result.records} records in {result.seconds:.0f} s"
     )
-    click.echo(describe_splits(result.splits))
+    click.echo(describe_splits(result.splits) if result.splits else "  no splits: no clip has a label")
     for failure in result.failures[:_MOST_LINES]:
         click.echo(printable(f"failed: {failure.name}: {failure.reason}"), err=True)
     if result.failures:

@@ -93,8 +93,8 @@ def _label_lines(cache: Cache, known: Mapping[str, Any]) -> list[str]:
 
 
 def describe_splits(splits: Iterable[Split]) -> str:
-    """A line a split: clips of each role, leaking groups, rule."""
-    return "\n".join(split_lines(splits))
+    """A line a split: clips of each role, leaking groups, rule; a line too where there is none."""
+    return "\n".join(split_lines(splits) or ["  no splits"])
 
 
 def split_lines(splits: Iterable[Split]) -> list[str]:

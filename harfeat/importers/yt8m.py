@@ -152,9 +152,13 @@ def parse_labels(text: str) -> tuple[int, ...] | None:
     """What `--only-labels` names (numbers, ranges), ascending; None for an empty text. Raises InputError."""
     if not text:
         return None
-    found = parse_group_list(text)
+    wanted = f"--only-labels {text}: say numbers and ranges of classes, as in 0-99,205"
+    try:
+        found = parse_group_list(text)
+    except InputError as error:  # which speaks of groups
+        raise InputError(wanted) from error
     if not all(item.isascii() and item.isdigit() and int(item) < MOST_CLASSES for item in found):
-        raise InputError(f"--only-labels {text}: say numbers and ranges of classes, as in 0-99,205")
+        raise InputError(wanted)
     return tuple(sorted({int(item) for item in found}))
 
 
