@@ -268,8 +268,11 @@ def _stack(spec: ModelSpec) -> Stack:
     return plain.masked() if spec.state == "masked" else plain
 
 
-def recurrent(model: Classifier, what: str) -> SequenceClassifier:
-    """The model as one of this family. Raises InputError, which begins with `what`, where it is another's."""
+def recurrent(model: Classifier, what: str, instead: str = "") -> SequenceClassifier:
+    """The model as one of this family.
+
+    Raises InputError, which begins with `what` and ends with `instead`, where it is another's.
+    """
     if not isinstance(model, SequenceClassifier):
-        raise InputError(f"{what}: not for a model of the kind {model.spec.FAMILY}")
+        raise InputError(f"{what}: not for a {model.spec.FAMILY} model, only for {', '.join(CELLS)}{instead}")
     return model

@@ -53,7 +53,7 @@ def targets_of(
     for key in ("classes", "fingerprint", "parts_hash"):
         if theirs.get(key) != config[key]:
             raise InputError(
-                f"{option}: its {key} differs from this run's; it must have been trained on the same features "
+                f"{option}: other {key} than this run's; it must have been trained on the same features "
                 "(any stream), split, seed and held-out share, or test and validation clips would leak into it"
             )
     model, _ = load_model(other.model)

@@ -98,6 +98,16 @@ def test_a_run_ends_with_a_smaller_model_that_evaluates_as_reported(run: Path, c
     assert "Units of the FC layer" in text
 
 
+def test_what_cannot_be_exported_says_what_can(run: Path, cache: Path, tmp_path: Path) -> None:
+    where = ["--model", str(run), "--out", str(tmp_path / "x")]
+    told = CliRunner().invoke(main, ["export", *where, "--format", "onnx"])
+    assert_refused(told, "not for a pooling model, only for lstm, gru, rnn")
+    assert f"{run / 'model.safetensors'} holds its weights, and `harvib.weights.load_model`" in told.output
+    told = CliRunner().invoke(main, ["quantize", *where, "--features", str(cache)])
+    assert_refused(told, "quantising: not for a pooling model, only for lstm")
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("stage", ["plain", "vib", "finetune"])
 def test_a_resumed_run_is_an_uninterrupted_one(
     stage: str, run: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,7 +148,7 @@ def test_joined_streams_with_several_labels_are_pooled_each_by_itself(
 
 def test_settings_that_have_no_such_model_are_refused_in_one_line(cache: Path, tmp_path: Path) -> None:
     result = train_command(cache, tmp_path / "run", "--model", "dbof", "--clusters", "4,4", "--device", "cpu")
-    assert_refused(result, "--clusters 4,4: 2 numbers for 1 streams")
+    assert_refused(result, "--clusters 4,4: 2 numbers for 1 stream")
 
 
 VALUES: tuple[Any, ...] = (

@@ -42,8 +42,10 @@ def export_run(model: Path, form: str, out: Path) -> str:
         raise InputError(f"--out {out}: " + ("is a folder" if out.is_dir() else "its folder does not exist"))
     if model.is_dir() and (folder := RunFolder(model)).report_path.is_file() and not folder.is_finished():
         raise InputError(f"{model}: interrupted before its final model; repeat its command, then export")
-    network, card = load_model(model_file(model))
+    file = model_file(model)
+    network, card = load_model(file)
+    instead = f"; {file} holds its weights, and `harvib.weights.load_model` makes a torch module of them"
     try:
-        return FORMATS[form](recurrent(network, f"--format {form}"), card, out)
+        return FORMATS[form](recurrent(network, f"--format {form}", instead), card, out)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written: {error.strerror or error}") from error

@@ -60,7 +60,9 @@ class Asked:
         if not counts:
             raise InputError(f"--clusters {self.clusters!r}: must be whole numbers above 0, one or one a stream")
         if len(counts) not in (1, streams):
-            raise InputError(f"--clusters {self.clusters}: {len(counts)} numbers for {streams} streams")
+            raise InputError(
+                f"--clusters {self.clusters}: {len(counts)} numbers for {streams} stream{'s' * (streams > 1)}"
+            )
         return counts * streams if len(counts) == 1 else counts
 
 
