@@ -13,6 +13,11 @@ def score_of(figures: Mapping[str, Any]) -> dict[str, float]:
     return dict(figures.get("gap", figures["accuracy"]))
 
 
+def parts_named(measure: str) -> list[str]:
+    """Heads of the columns of both parts' scores; of accuracy the parts alone, as they have always been called."""
+    return [part if measure == ACCURACY else f"{part} {measure}" for part in ("validation", "test")]
+
+
 def measure_of(report: Mapping[str, Any]) -> str:
     """What the score is called; what was written before there were several labels does not tell."""
     return str(report.get("measure", ACCURACY))

@@ -96,6 +96,8 @@ def test_a_run_ends_with_a_smaller_model_that_evaluates_as_reported(run: Path, c
     text = page([run])
     assert "Clusters" in text
     assert "Units of the FC layer" in text
+    assert "clusters and FC" in text
+    assert "recurrent</th>" not in text
 
 
 def test_what_cannot_be_exported_says_what_can(run: Path, cache: Path, tmp_path: Path) -> None:

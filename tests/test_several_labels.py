@@ -219,6 +219,9 @@ def test_sweeps_and_comparisons_go_by_gap(cache: Path, tmp_path: Path) -> None:
     row = next(row for row in swept["runs"] if row["kind"] == "run")
     assert row["test"] == report_of(tmp_path / "sweep" / "runs" / row["run"])["compact"]["gap"]["test"]
     assert "validation GAP@20" in sweep_page("sweep", swept)
+    for name in ("validation GAP@20", "test GAP@20"):
+        assert f"{name}</th>" in sweep_page("sweep", swept)
+        assert name in sweep_table(swept)
     assert sweep_table(swept)
     changes = {"plain_epochs": 2, "vib_epochs": 2, "finetune_epochs": 2}
     compared = run_compare(
@@ -228,7 +231,8 @@ def test_sweeps_and_comparisons_go_by_gap(cache: Path, tmp_path: Path) -> None:
     assert compared["failed"] == 0
     assert "highest mean validation GAP@20" in compared["selection"]
     assert "Test GAP@20 against" in compare_page("compare", compared)
-    assert compare_table(compared)
+    for name in ("validation GAP@20", "test GAP@20"):
+        assert name in compare_table(compared)
 
 
 def test_streams_are_fused_by_their_log_odds(cache: Path, tmp_path: Path) -> None:
@@ -303,6 +307,9 @@ def test_what_does_not_go_together_is_one_line(cache: Path, run: Path, tmp_path:
     plain = trained(single, tmp_path / "b", method="plain", plain_epochs=2)
     told = CliRunner().invoke(main, ["evaluate", "--model", str(plain), "--features", str(cache)])
     assert_refused(told, "clips with several labels; this model needs exactly one a clip")
+    both = page([run, plain])
+    assert both.count("% GAP@20</td>") == both.count("% accuracy</td>") == 2, "or one is taken for the other"
+    assert "validation GAP@20</th>" in page([run])
     # The other way round one label is a set of one.
     assert (
         "GAP@20" in CliRunner().invoke(main, ["evaluate", "--model", str(run), "--features", str(single)]).output

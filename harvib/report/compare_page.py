@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from harvib.bench import conditions
 from harvib.compare import CHANGEABLE
 from harvib.frontier import grouped
-from harvib.measure import measure_of
+from harvib.measure import measure_of, parts_named
 from harvib.report.frontier import dots_of, share
 from harvib.report.plots import methods_plot
 from harvib.report.table import align
@@ -37,7 +37,7 @@ def compare_page(name: str, result: Mapping[str, Any]) -> str:
         result=result,
         plots=compare_plots(result),
         table=compare_cells(result),
-        plain=_plain_cells(result["plain"]),
+        plain=_plain_cells(result),
         measure=measure_of(result),
         notes=compare_notes(result),
         failures=[row for row in result["runs"] if row["error"] is not None],
@@ -68,7 +68,7 @@ def compare_plots(result: Mapping[str, Any]) -> list[Plot]:
 def compare_cells(result: Mapping[str, Any]) -> list[list[str]]:
     """A table with its head: by budget the methods, best on validation first; a method with no model has `-`."""
     timed, tried = result["latency"] is not None, result["trials"] > 1
-    head = ["method", "budget", "", *_figure_names(timed), *(["trial"] if tried else []), "seeds", "best"]
+    head = ["method", "budget", "", *_figure_names(result, timed), *(["trial"] if tried else []), "seeds", "best"]
     rows = [head]
     for budget in result["budgets"]:
         lines = [line for line in result["lines"] if line["swept"]["budget"] == budget]
@@ -128,9 +128,9 @@ def compare_notes(result: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _plain_cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    rows = [["plain model", *_figure_names(False), "seeds", ""]]
-    for line in lines:
+def _plain_cells(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["plain model", *_figure_names(result, False), "seeds", ""]]
+    for line in result["plain"]:
         # What the model is; how it was trained stands in the csv.
         told = {"model": TrainSettings().model} | line["swept"]
         name = ", ".join(f"{name.replace('_', ' ')} {told[name]}" for name in told if name not in CHANGEABLE)
@@ -138,8 +138,9 @@ def _plain_cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _figure_names(timed: bool) -> list[str]:
-    names = ["validation", "test", "parameters", "in-to-hidden", "inputs", "units", "MACs/step", "MACs/clip"]
+def _figure_names(result: Mapping[str, Any], timed: bool) -> list[str]:
+    scores = parts_named(measure_of(result))
+    names = [*scores, "parameters", "in-to-hidden", "inputs", "units", "MACs/step", "MACs/clip"]
     return [*names, *(["ms/clip", "of LSTM-256"] if timed else []), "training s"]
 
 

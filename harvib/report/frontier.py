@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from harvib.bench import medians
 from harvib.frontier import FIGURES, figures_of, grouped, settings_of
-from harvib.measure import ACCURACY
+from harvib.measure import ACCURACY, parts_named
 from harvib.points import AFTER_PLAIN
 from harvib.report.plots import Dots, frontier_plot
 from harvib.report.runs import Run
@@ -87,12 +87,14 @@ def plots(
     return found
 
 
-def cells(lines: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> list[list[str]]:
+def cells(
+    lines: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], measure: str = ACCURACY
+) -> list[list[str]]:
     """A table with its head: what tells the settings apart, then the figures; `*` marks the front."""
     names = list(dict.fromkeys(name for line in lines for name in line["swept"]))
     latency = any(line["ms"] is not None for line in lines)
     head = ["", *(name.replace("_", " ") for name in names), "seeds", "parameters", "smallest to largest"]
-    rows = [[*head, "validation", "test", *(["ms/clip"] if latency else []), "front"]]
+    rows = [[*head, *parts_named(measure), *(["ms/clip"] if latency else []), "front"]]
     for line in lines:
         seeds = (
             str(line["seeds"]) if line["finished"] == line["seeds"] else f"{line['finished']} of {line['seeds']}"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from harvib.bench import medians
 from harvib.frontier import CONFIDENCE, grouped
-from harvib.measure import measure_of, score_of
+from harvib.measure import ACCURACY, measure_of, parts_named, score_of
 from harvib.report.frontier import Line, cells, lines_of, plots
 from harvib.report.published import Comparison, compare
 from harvib.report.run import section
@@ -37,7 +37,7 @@ class Data:
     @property
     def table(self) -> list[list[str]]:
         """The settings with their figures, a head first."""
-        return cells(self.lines, KINDS)
+        return cells(self.lines, KINDS, self.measure)
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def page(runs: Sequence[Path], published: str | None = None) -> str:
 
 def _page(runs: Sequence[Run], published: str | None) -> str:
     single = len(runs) == 1
+    measures = {measure_of(run.report) for run in runs if run.report is not None}
     bar = tqdm(runs, desc="report", unit="run", disable=single)
     return template("page.html").render(
         runs=runs,
@@ -75,6 +76,9 @@ def _page(runs: Sequence[Run], published: str | None) -> str:
         data=_data(runs, published),
         confidence=CONFIDENCE,
         score_of=score_of,
+        measure_of=measure_of,
+        mixed=len(measures) > 1,
+        scores=parts_named(ACCURACY if len(measures) > 1 else next(iter(measures), ACCURACY)),
         sections=[section(run, f"r{number}-") for number, run in enumerate(bar, 1)],
     )
 

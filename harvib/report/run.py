@@ -138,12 +138,13 @@ def result_rows(run: Run) -> list[tuple[str, list[str]]]:
         row("inputs", "inputs", form=","),
         row("units", "units", form=","),
         row("parameters", "parameters", "total", form=","),
-        row("… recurrent", "parameters", "recurrent", form=","),
+        row("… clusters and FC" if run.pools else "… recurrent", "parameters", "recurrent", form=","),
         row("… head", "parameters", "head", form=","),
     ]
     # Reports from before they were counted lack them.
     if all("input_to_hidden" in report[state]["parameters"] for state in states):
-        rows.insert(4, row("… from inputs to hidden", "parameters", "input_to_hidden", form=","))
+        reads = "… of clusters on inputs" if run.pools else "… from inputs to hidden"
+        rows.insert(4, row(reads, "parameters", "input_to_hidden", form=","))
     if "compact" in states:
         ratio = report["plain"]["parameters"]["total"] / report["compact"]["parameters"]["total"]
         rows.append(("fewer by", [f"{ratio:,.1f}×" if state == "compact" else "" for state in states]))

@@ -13,6 +13,7 @@ from harvib import bench
 from harvib.errors import InputError
 from harvib.interrupt import interruption
 from harvib.measure import ACCURACY, measure_of
+from harvib.pooling.asked import KINDS as POOLINGS
 from harvib.report.table import STATES
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
@@ -40,6 +41,11 @@ class Run:
     def fused(self) -> bool:
         """Whether it is the fusion of several streams, each a run of its own."""
         return "streams" in self.config
+
+    @property
+    def pools(self) -> bool:
+        """Whether its model is a pooling one."""
+        return self.settings["model"] in POOLINGS
 
     @property
     def states(self) -> list[str]:

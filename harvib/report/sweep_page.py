@@ -28,11 +28,11 @@ def sweep_page(name: str, sweep: Mapping[str, Any]) -> str:
         sweep=sweep,
         plots=plots(sweep["settings"], KINDS, measure=measure_of(sweep)),
         measure=measure_of(sweep),
-        table=cells(sweep["settings"], KINDS),
+        table=cells(sweep["settings"], KINDS, measure_of(sweep)),
         failures=[row for row in sweep["runs"] if row["error"] is not None],
     )
 
 
 def sweep_table(sweep: Mapping[str, Any]) -> str:
     """One line a setting: means over its seeds, +- half the confidence interval; `*` marks the front."""
-    return align(cells(sweep["settings"], KINDS))
+    return align(cells(sweep["settings"], KINDS, measure_of(sweep)))

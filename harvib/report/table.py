@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harvib.measure import ACCURACY, measure_of, score_of
+from harvib.measure import measure_of, parts_named, score_of
 
 STATES = ("plain", "masked", "compact")
 
@@ -15,8 +15,7 @@ def report_table(report: Mapping[str, Any], latency: Mapping[str, float] | None 
 
     Of a fused run, such lines for each stream and for the fusion, and the streams' weights in it.
     """
-    measure = "" if measure_of(report) == ACCURACY else f" {measure_of(report)}"
-    head = ["", "inputs", "units", "parameters", "ratio", f"validation{measure}", f"test{measure}"]
+    head = ["", "inputs", "units", "parameters", "ratio", *parts_named(measure_of(report))]
     rows = [head if latency is None else [*head, "ms/clip"]]
     streams = report.get("streams", {})
     for name, ours in sorted(streams.items()):
