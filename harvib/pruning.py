@@ -13,12 +13,13 @@ from harvib.foreign import ForeignModel
 from harvib.manner import Manner
 from harvib.methods import Given, train
 from harvib.settings import TrainSettings
+from harvib.settings_rules import POOLINGS_OWN
 from harvib.source import Source, opened, source_of
 
 IMPLIED = (
     "model", "hidden", "layers", "bidirectional", "kernel", "project", "readout", "standardize", "select_inputs",
     "plain_epochs", "lr", "factorize", "rank", "ranks", "input_modes", "unit_modes", "blocks", "factors",
-    "factorize_hidden",
+    "factorize_hidden", "normalize", *POOLINGS_OWN,
 )  # fmt: skip
 """Settings that the model decides, or that only training a plain model needs."""
 
@@ -67,6 +68,7 @@ def prune(
         project=0,
         readout=spec.readout,
         standardize=False,
+        normalize=False,
         select_inputs=spec.inputs if spec.inputs < spec.features else 0,
         factorize="none",
     )

@@ -17,7 +17,8 @@ _STACKS_OWN = (
     "layers", "bidirectional", "kernel", "project", "factorize", "rank", "ranks", "input_modes", "unit_modes",
     "blocks", "factorize_hidden", "input_init", "readout",
 )  # fmt: skip
-_POOLINGS_OWN = ("clusters", "circulant", "circulant_diagonal", "experts", "gating", "bags", "bag_frames")
+POOLINGS_OWN = ("clusters", "circulant", "circulant_diagonal", "experts", "gating", "bags", "bag_frames")
+"""Settings of pooling models alone."""
 
 
 def _said(name: str, value: Any) -> str:
@@ -57,7 +58,7 @@ def _check_pooling(settings: TrainSettings) -> None:
 
 
 def _check_model(settings: TrainSettings) -> None:
-    for name in _POOLINGS_OWN:
+    for name in POOLINGS_OWN:
         if (value := getattr(settings, name)) != getattr(type(settings), name):
             raise InputError(f"{_said(name, value)}: only for --model {', '.join(POOLINGS)}; leave it out")
     kind = CELLS[settings.model]

@@ -227,6 +227,15 @@ def run(*arguments: str | Path) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def test_options_that_the_given_model_decides_are_not_offered(tmp_path: Path) -> None:
+    """They would stand in the new run's settings, and nothing would come of them."""
+    path = saved(tmp_path / "m.safetensors")
+    cache = made_up_cache(tmp_path / "c.h5", dim=DIM)
+    for option in ("--normalize", "--clusters=8", "--gating", "--hidden=8"):
+        code, _, errors = run("--model", path, "--readout=last", "--features", cache, option, *QUICK)
+        assert (code, "No such option" in errors) == (2, True), option
+
+
 def test_prune_leaves_a_run_that_started_from_the_given_model(tmp_path: Path) -> None:
     cache = made_up_cache(tmp_path / "c.h5", dim=DIM)
     path = saved(tmp_path / "m.safetensors", kind=nn.GRU, num_layers=2, bidirectional=True)
