@@ -136,6 +136,12 @@ class MaskedCell(Cell):
     def kept_units(self, inputs: Tensor) -> Tensor:
         """Indices of the states that are alive, ascending, given the indices of the inputs that are."""
 
+    def hard(self, name: str) -> Tensor:
+        """The hard factors (H,) of one of its masks."""
+        mask = self.masks[name]
+        assert isinstance(mask, VIBMask)
+        return mask.hard()
+
     def rows_of(self, units: Tensor) -> Tensor:
         """The rows of these units in a weight that reads the inputs."""
         return units

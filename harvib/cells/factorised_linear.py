@@ -14,7 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from harvib.cells.base import Cell, Compacted, Maskable, MaskedCell
+from harvib.cells.base import Cell, Compacted, Maskable
+from harvib.cells.onemask import OneMasked
 from harvib.factorised import KINDS, Factor, Matrix, outline
 from harvib.masks import VIBMask
 
@@ -83,7 +84,7 @@ class FactorisedProjection(_Projection, Maskable):
         return MaskedFactorisedProjection(self)
 
 
-class MaskedFactorisedProjection(_Projection, MaskedCell):
+class MaskedFactorisedProjection(_Projection, OneMasked):
     """With a mask of R factors on its values, and those of the matrix."""
 
     DECIDING: ClassVar[tuple[str, ...]] = ("p",)
@@ -95,25 +96,17 @@ class MaskedFactorisedProjection(_Projection, MaskedCell):
         self.matrix, self.bias = plain.matrix.masked(), copy.deepcopy(plain.bias)
         self.masks = nn.ModuleDict({"p": VIBMask(self.hidden_size)})
 
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.matrix(x) + self.bias) * self.masks["p"](len(x))[:, None]
-
-    def kept_units(self, inputs: Tensor) -> Tensor:
-        return self._hard().nonzero().squeeze(1)
+    def states(self, x: Tensor) -> Tensor:
+        return self.matrix(x) + self.bias
 
     @torch.no_grad()
     def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Compacted:
         """The mask folds into every reader; scale and shift where the matrix can take them."""
-        units, hard = self.kept_units(inputs), self._hard().double()
+        units = self.kept_units(inputs)
         slim = self.matrix.compacted(units, inputs, scale)
         cell = FactorisedProjection(slim.matrix.factor, len(units), picks=True).to(self.bias)
         cell.matrix = slim.matrix
         assert cell.rows is not None
         cell.rows.copy_(slim.rows)
         cell.bias.copy_((self.bias + self.matrix.shifted(shift))[units])
-        return Compacted(cell, units, hard, torch.zeros_like(hard))
-
-    def _hard(self) -> Tensor:
-        mask = self.masks["p"]
-        assert isinstance(mask, VIBMask)
-        return mask.hard()
+        return self.replaced_by(cell, units)

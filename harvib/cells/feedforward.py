@@ -19,53 +19,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from harvib.cells.base import Compacted, MaskedCell, PlainCell
-from harvib.masks import VIBMask
+from harvib.cells.base import PlainCell
+from harvib.cells.onemask import DenseMasked
 
 
-class MaskedFeedforward(MaskedCell):
+class MaskedFeedforward(DenseMasked):
     """The cell with a mask of H factors on its states."""
 
+    kind: type[Feedforward]
     DECIDING: ClassVar[tuple[str, ...]] = ("h",)
     OUTPUT: ClassVar[str] = "h"
 
-    def __init__(self, plain: Feedforward) -> None:
-        super().__init__()
-        self.kind = type(plain)
-        self.input_size, self.hidden_size = plain.input_size, plain.hidden_size
-        self.weight_ih = nn.Parameter(plain.weight_ih.detach().clone())
-        self.bias_ih = nn.Parameter(plain.bias_ih.detach().clone())
-        self.masks = nn.ModuleDict({"h": VIBMask(self.hidden_size)})
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.kind.states(x, self.weight_ih, self.bias_ih) * self.masks["h"](len(x))[:, None]
-
-    def parameter_count(self) -> int:
-        """H(taps * D + 1), without the mask."""
-        return self.kind.size(self.input_size, self.hidden_size)
-
-    def input_weights(self) -> int:
-        """H taps D."""
-        return self.weight_ih.numel()
-
-    def kept_units(self, inputs: Tensor) -> Tensor:
-        return self._hard().nonzero().squeeze(1)
-
-    @torch.no_grad()
-    def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Compacted:
-        units = self.kept_units(inputs)
-        rows = torch.cat([units + tap * self.hidden_size for tap in range(self.kind.TAPS)])
-        weight = self.weight_ih[rows].double()
-        cell = self.kind(len(inputs), len(units)).to(self.weight_ih)
-        cell.weight_ih.copy_(weight[:, inputs] * scale[inputs])
-        cell.bias_ih.copy_(self.bias_ih[units] + (weight @ shift).view(-1, len(units)).sum(0))
-        hard = self._hard().double()
-        return Compacted(cell, units, hard, torch.zeros_like(hard))
-
-    def _hard(self) -> Tensor:
-        mask = self.masks["h"]
-        assert isinstance(mask, VIBMask)
-        return mask.hard()
+    def states(self, x: Tensor) -> Tensor:
+        return self.kind.states(x, self.weight_ih, self.bias_ih)
 
 
 class Feedforward(PlainCell):

@@ -149,12 +149,6 @@ class GateMasked(MaskedCell):
         """The rows of these units in each gate's block of a weight."""
         return torch.cat([units + gate * self.hidden_size for gate in range(len(self.KIND.gates))])
 
-    def hard(self, gate: str) -> Tensor:
-        """The hard factors (H,) of a gate's mask."""
-        mask = self.masks[gate]
-        assert isinstance(mask, VIBMask)
-        return mask.hard()
-
 
 class MaskedForm(GateMasked):
     """The module of torch with masks on its gates."""

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
-from harvib.masks import VIBMask
+from harvib.cells.base import Cell, PlainCell
+from harvib.cells.onemask import DenseMasked
 
 
 class Projection(PlainCell):
@@ -44,7 +43,7 @@ class Projection(PlainCell):
         return self.linear.weight.numel()
 
     def masked(self) -> MaskedProjection:
-        return MaskedProjection(self.linear)
+        return MaskedProjection(self)
 
     @classmethod
     def size(cls, inputs: int, hidden: int, factors: bool = False) -> int:
@@ -55,46 +54,12 @@ class Projection(PlainCell):
         return cls(input_size, hidden_size)
 
 
-class MaskedProjection(MaskedCell):
+class MaskedProjection(DenseMasked):
     """The projection with a mask of R factors."""
 
     AFFINE: ClassVar[bool] = True
     DECIDING: ClassVar[tuple[str, ...]] = ("p",)
     OUTPUT: ClassVar[str] = "p"
 
-    def __init__(self, plain: nn.Linear) -> None:
-        super().__init__()
-        self.input_size, self.hidden_size = plain.in_features, plain.out_features
-        self.weight_ih = nn.Parameter(plain.weight.detach().clone())
-        self.bias_ih = nn.Parameter(plain.bias.detach().clone())
-        self.masks = nn.ModuleDict({"p": VIBMask(self.hidden_size)})
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight_ih, self.bias_ih) * self.masks["p"](len(x))[:, None]
-
-    def parameter_count(self) -> int:
-        """R(D + 1), without the mask."""
-        return Projection.size(self.input_size, self.hidden_size)
-
-    def input_weights(self) -> int:
-        """R D."""
-        return self.weight_ih.numel()
-
-    def kept_units(self, inputs: Tensor) -> Tensor:
-        return self._hard().nonzero().squeeze(1)
-
-    @torch.no_grad()
-    def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Compacted:
-        """Scale and shift of the inputs fold into W and b, the mask into every reader."""
-        units = self.kept_units(inputs)
-        weight = self.weight_ih[units].double()
-        cell = Projection(len(inputs), len(units)).to(self.weight_ih)
-        cell.linear.weight.copy_(weight[:, inputs] * scale[inputs])
-        cell.linear.bias.copy_(self.bias_ih[units] + weight @ shift)
-        hard = self._hard().double()
-        return Compacted(cell, units, hard, torch.zeros_like(hard))
-
-    def _hard(self) -> Tensor:
-        mask = self.masks["p"]
-        assert isinstance(mask, VIBMask)
-        return mask.hard()
+    def states(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight_ih, self.bias_ih)
