@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from harvib.commands.many import of_many_runs, tell_failed
+from harvib.commands.many import of_many_runs, tell
 from harvib.compare import CHANGEABLE, Contest, budgets_of, methods_of, run_compare
 from harvib.options import options_of
 from harvib.report.compare_page import compare_notes, compare_table, write_compare_page
@@ -57,13 +56,7 @@ def compare(
     contest = Contest(methods_of(methods), budgets_of(budgets), seeds, trials, changes)
     result = run_compare(many, contest)
     page = write_compare_page(many.out, result)
-    click.echo(compare_table(result))
-    for note in compare_notes(result):
-        click.echo(note)
-    tell_failed(result)
-    click.echo(f"page: {page}")
-    if result["failed"]:
-        sys.exit(1)
+    tell(result, compare_table(result), compare_notes(result), page)
 
 
 # What is trained is the recipes' affair.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,13 @@ def of_many_runs(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_sweep
 
 
-def tell_failed(result: Mapping[str, Any]) -> None:
-    """Say which runs failed, and why."""
+def tell(result: Mapping[str, Any], table: str, notes: Sequence[str], page: Path) -> None:
+    """Print the table, notes on it, which runs failed and why, and the page; exit code 1 where some failed."""
+    for text in (table, *notes):
+        click.echo(text)
     for row in result["runs"]:
         if row["error"] is not None:
             click.echo(f"failed: {row['run']}: {row['error']}", err=True)
+    click.echo(f"page: {page}")
+    if result["failed"]:
+        sys.exit(1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from harvib.commands.many import of_many_runs, tell_failed
+from harvib.commands.many import of_many_runs, tell
 from harvib.errors import InputError
 from harvib.options import options_of
 from harvib.points import grid_of, points_of, ranges_of, seeds_of
@@ -48,12 +47,7 @@ def sweep(
     points = points_of(fields, values, drawn, seeds_of(seeds), draws, random_seed)
     result = run_sweep(many, points)
     page = write_sweep_page(many.out, result)
-    click.echo(sweep_table(result))
-    click.echo(result["selection"])
-    tell_failed(result)
-    click.echo(f"page: {page}")
-    if result["failed"]:
-        sys.exit(1)
+    tell(result, sweep_table(result), [result["selection"]], page)
 
 
 # --seeds gives them.

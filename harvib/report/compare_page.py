@@ -13,9 +13,10 @@ from harvib.compare import CHANGEABLE
 from harvib.frontier import grouped
 from harvib.measure import measure_of, parts_named
 from harvib.report.frontier import dots_of, share
+from harvib.report.many_page import many_page, write_many_page
 from harvib.report.plots import methods_plot
 from harvib.report.table import align
-from harvib.report.template import Plot, template, write_text
+from harvib.report.template import Plot
 from harvib.settings import TrainSettings
 
 _COSTS = (("parameters", "parameters in all"), ("ms", "ms per clip"))
@@ -25,22 +26,19 @@ INTERVAL = "± is half the 95 % interval of the mean over seeds."
 
 def write_compare_page(out: Path, result: Mapping[str, Any]) -> Path:
     """Write the page of a comparison's figures, those of compare.json, whole or not at all."""
-    path = out / "compare.html"
-    write_text(path, compare_page(out.absolute().name, result))
-    return path
+    return write_many_page(out, "compare", compare_page, result)
 
 
 def compare_page(name: str, result: Mapping[str, Any]) -> str:
     """The page as text; equal figures give equal text."""
-    return template("compare.html").render(
-        name=name,
-        result=result,
-        plots=compare_plots(result),
-        table=compare_cells(result),
+    return many_page(
+        "compare",
+        name,
+        result,
+        compare_plots(result),
+        compare_cells(result),
         plain=_plain_cells(result),
-        measure=measure_of(result),
         notes=compare_notes(result),
-        failures=[row for row in result["runs"] if row["error"] is not None],
     )
 
 

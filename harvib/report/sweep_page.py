@@ -8,29 +8,21 @@ from typing import Any
 
 from harvib.measure import measure_of
 from harvib.report.frontier import cells, plots
+from harvib.report.many_page import many_page, write_many_page
 from harvib.report.table import align
-from harvib.report.template import template, write_text
 
 KINDS = {"run": "swept", "plain": "plain"}
 
 
 def write_sweep_page(out: Path, sweep: Mapping[str, Any]) -> Path:
     """Write the page of a sweep's figures, those of sweep.json, as `out`/sweep.html, whole or not at all."""
-    path = out / "sweep.html"
-    write_text(path, sweep_page(out.absolute().name, sweep))
-    return path
+    return write_many_page(out, "sweep", sweep_page, sweep)
 
 
 def sweep_page(name: str, sweep: Mapping[str, Any]) -> str:
     """The page as text; equal figures give equal text."""
-    return template("sweep.html").render(
-        name=name,
-        sweep=sweep,
-        plots=plots(sweep["settings"], KINDS, measure=measure_of(sweep)),
-        measure=measure_of(sweep),
-        table=cells(sweep["settings"], KINDS, measure_of(sweep)),
-        failures=[row for row in sweep["runs"] if row["error"] is not None],
-    )
+    lines, measure = sweep["settings"], measure_of(sweep)
+    return many_page("sweep", name, sweep, plots(lines, KINDS, measure=measure), cells(lines, KINDS, measure))
 
 
 def sweep_table(sweep: Mapping[str, Any]) -> str:
