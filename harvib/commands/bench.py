@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from harvib.bench import BenchSettings, bench_run, bench_table
+from harvib.commands import common
 from harvib.options import options_of
 
 
 @click.command()
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Folder of a finished run.")
+@common.finished_run
 @options_of(BenchSettings)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@common.as_json
 def bench(model: Path, as_json: bool, **fields: Any) -> None:
     """Latency per clip of a run's plain and compact model, side by side; also written to bench.json in the run.
 

@@ -7,27 +7,26 @@ from pathlib import Path
 
 import click
 
+from harvib.commands import common
 from harvib.devices import device_of
 from harvib.evaluate import evaluate_run
 from harvib.options import one_kind
 
 
 @click.command()
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Run folder or model file.")
+@common.run_or_file
 @click.option(
     "--features",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="Cache made by harfeat, or CACHE::STREAM; repeat it for the streams of a fused run.",
 )
-@click.option(
-    "--videos", type=click.Path(path_type=Path), help="Cache of frames instead, for a run that was trained on one."
-)
+@click.option("--videos", type=common.PATH, help="Cache of frames instead, for a run that was trained on one.")
 @click.option("--split", help="Name of a split in the cache; without it all clips count.")
 @click.option(
     "--subset", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Part of the split."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@common.device
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the confusion matrix.")
 def evaluate(
     model: Path,

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
+from harvib.commands import common
 from harvib.export import FORMATS, export_run
 
 
 @click.command()
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Run folder or model file.")
+@common.run_or_file
 @click.option(
     "--format", "form", default="torch", show_default=True, type=click.Choice(list(FORMATS)), help="How."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
+@click.option("--out", required=True, type=common.PATH, help="File to write.")
 def export(model: Path, form: str, out: Path) -> None:
     """Write the final model of a run as a file for other programs.
 

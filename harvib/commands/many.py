@@ -9,23 +9,22 @@ from typing import Any
 
 import click
 
+from harvib.commands import common
 from harvib.sweep import Sweep
 from harvib.workers import PACKAGES
 
 _OPTIONS = (
-    click.option(
-        "--features", required=True, type=click.Path(path_type=Path), help="Cache made by harfeat: file or folder."
-    ),
-    click.option("--split", required=True, help="Name of a split in the cache; `harfeat info` lists them."),
-    click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of all runs and figures."),
+    common.one_cache,
+    common.split_to_train_on,
+    click.option("--out", required=True, type=common.PATH, help="Folder of all runs and figures."),
     click.option("--jobs", default=0, show_default=True, help="Runs at once, a thread each; 0: one a core."),
     click.option(
         "--backend", default="loky", show_default=True, type=click.Choice(list(PACKAGES)), help="Who runs."
     ),
     click.option("--scheduler", default="", help="Address of a running Dask or Ray cluster."),
     click.option("--bench", is_flag=True, help="Measure the latency of the models at the end."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
-    click.option("--allow-missing", is_flag=True, help="Train although the cache lacks clips of its data set."),
+    common.device,
+    common.allow_missing,
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from harvib.commands import common
 from harvib.commands.running import carried_out, tell
 from harvib.foreign import NONLINEARITIES, read_foreign
 from harvib.options import options_of
@@ -22,7 +23,7 @@ from harvib.source import source_of
     "--model",
     "weights",
     required=True,
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="Weights: safetensors, or a TorchScript file.",
 )
 @click.option(
@@ -32,16 +33,12 @@ from harvib.source import source_of
     help="What of the states the head reads; only a file of `harvib export` tells it.",
 )
 @click.option("--nonlinearity", type=click.Choice(NONLINEARITIES), help="Of an nn.RNN; weights do not tell.")
-@click.option(
-    "--features", required=True, type=click.Path(path_type=Path), help="Cache made by harfeat: file or folder."
-)
-@click.option("--split", required=True, help="Name of a split in the cache; `harfeat info` lists them.")
-@click.option(
-    "--run-dir", type=click.Path(path_type=Path), help="Default: runs/<model>-<features>-<split>-s<seed>."
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--allow-missing", is_flag=True, help="Train although the cache lacks clips of its data set.")
-@click.option("--tensorboard", is_flag=True, help="Write the figures of metrics.csv for TensorBoard too.")
+@common.one_cache
+@common.split_to_train_on
+@click.option("--run-dir", type=common.PATH, help="Default: runs/<model>-<features>-<split>-s<seed>.")
+@common.device
+@common.allow_missing
+@common.tensorboard
 @options_of(TrainSettings)
 def prune(
     weights: Path,

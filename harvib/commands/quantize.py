@@ -8,17 +8,18 @@ from typing import Any
 
 import click
 
+from harvib.commands import common
 from harvib.onnxfile import needs_onnx
 from harvib.options import options_of
 from harvib.quantize.settings import NAMES, QuantizeSettings
 
 
 @click.command()
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Folder of a finished run.")
+@common.finished_run
 @click.option(
     "--features",
     required=True,
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="The cache it was trained on, or CACHE::STREAM: to calibrate on train, to measure on the rest.",
 )
 @click.option(
@@ -28,9 +29,9 @@ from harvib.quantize.settings import NAMES, QuantizeSettings
     type=click.Choice(NAMES),
     help="How; repeat it for several. Default: all that the model can have.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: the run folder]")
+@click.option("--out", type=common.PATH, help="Folder to write to.  [default: the run folder]")
 @options_of(QuantizeSettings)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@common.as_json
 def quantize(
     model: Path, features: Path, schemes: tuple[str, ...], out: Path | None, as_json: bool, **fields: Any
 ) -> None:

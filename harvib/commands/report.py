@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
+from harvib.commands import common
 from harvib.published import TABLES
 from harvib.report.page import write_page
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=common.PATH)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="HTML file to write; default: report.html, in the run where there is one, else in this folder.",
 )
 @click.option(

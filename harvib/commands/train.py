@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from harvib import fusion, methods
+from harvib.commands import common
 from harvib.commands.running import carried_out, tell
 from harvib.errors import InputError
 from harvib.options import one_kind, options_of, require_none_given
@@ -20,25 +21,21 @@ from harvib.source import source_of
 @click.option(
     "--features",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="Cache made by harfeat: file or folder, or CACHE::STREAM. Repeat it to fuse streams.",
 )
 @click.option(
     "--videos",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="Cache of frames instead: train the last block of the backbone too.",
 )
-@click.option("--split", required=True, help="Name of a split in the cache; `harfeat info` lists them.")
-@click.option(
-    "--run-dir", type=click.Path(path_type=Path), help="Default: runs/<features>-<split>-<model>-s<seed>."
-)
-@click.option("--init", type=click.Path(path_type=Path), help="Start from the plain model of this finished run.")
-@click.option(
-    "--teacher", type=click.Path(path_type=Path), help="Soft targets: the final model of this finished run."
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--allow-missing", is_flag=True, help="Train although the cache lacks clips of its data set.")
-@click.option("--tensorboard", is_flag=True, help="Write the figures of metrics.csv for TensorBoard too.")
+@common.split_to_train_on
+@click.option("--run-dir", type=common.PATH, help="Default: runs/<features>-<split>-<model>-s<seed>.")
+@click.option("--init", type=common.PATH, help="Start from the plain model of this finished run.")
+@click.option("--teacher", type=common.PATH, help="Soft targets: the final model of this finished run.")
+@common.device
+@common.allow_missing
+@common.tensorboard
 @options_of(BackboneSettings)
 @options_of(TrainSettings)
 def train(
@@ -77,15 +74,15 @@ def train(
     if teacher is not None and (videos is not None or len(features) > 1):
         raise InputError("--teacher: goes with one --features; fused streams and --videos have none")
     with carried_out(device, run_dir, tensorboard) as (where, folder, manner):
-        common = (split, settings, folder, init, where, allow_missing, manner)
+        asked = (split, settings, folder, init, where, allow_missing, manner)
         if videos is not None:
             from harvib.videos import train as train_videos  # noqa: PLC0415 - timm takes a second to import
 
             report = train_videos(videos, split, settings, backbone, folder, where, allow_missing, manner)
         elif len(features) == 1:
-            report = methods.train(features[0], *common, teacher)
+            report = methods.train(features[0], *asked, teacher)
         else:
-            report = fusion.train(features, *common, tell=_note if manner.team.first else None)
+            report = fusion.train(features, *asked, tell=_note if manner.team.first else None)
         tell(report, run_dir, manner)
 
 
