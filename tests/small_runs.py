@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from harvib.checkpoint import Checkpoint
 from harvib.cli import main
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
+
+Made = TypeVar("Made")
 
 ODD_CLASSES = ("walk & <b>run</b>", 'jump "high" $x_1$ $y$', "golf;#1 'swing'", "öl {{ 7 * 7 }}")
 DIM = 12
@@ -80,3 +83,21 @@ def interrupt(patch: pytest.MonkeyPatch, stage: str, epoch: int, interval: float
 
     patch.setattr(RunFolder, "record", record)
     patch.setattr(RunFolder, "checkpoint", property(lambda self: Checkpoint(self.path / "last", interval)))
+
+
+def interrupted_and_resumed(train: Callable[[], Made], stage: str, epoch: int, interval: float = 0.0) -> Made:
+    """What `train` makes of a run after it was interrupted when it recorded this epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, stage, epoch, interval)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    return train()
+
+
+def assert_same_run(run_dir: Path, other: Path) -> None:
+    """The same models, to the byte, by the same epochs."""
+    names = {path.name for path in other.glob("*.safetensors")}
+    assert names == {path.name for path in run_dir.glob("*.safetensors")} != set()
+    for name in sorted(names):
+        assert (run_dir / name).read_bytes() == (other / name).read_bytes(), name
+    assert epochs_of(run_dir) == epochs_of(other)

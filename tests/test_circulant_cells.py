@@ -11,9 +11,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_runs import assert_refused, epochs_of, interrupt, small_run, train_command
+from small_runs import assert_refused, small_run, train_command
+from structured import (
+    INPUTS,
+    assert_command_trains,
+    assert_meets_its_budget_and_resumes,
+    dense_twin,
+    masked_model,
+    spec_of,
+)
 from test_compact import cell_of, clips_of, difference, set_mask
-from test_factorised_cells import FORMS, INPUTS, dense_twin, spec_of
+from test_factorised_cells import FORMS
 from torch import nn
 
 from harvib.budget import land
@@ -23,7 +31,7 @@ from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.factorised.circulant_matrix import CIRCULANTS
 from harvib.families import spec_from_json
-from harvib.models import ModelSpec, SequenceClassifier
+from harvib.models import SequenceClassifier
 from harvib.settings import TrainSettings
 from harvib.sizes import parameters_of, plain_size, smallest
 from harvib.weights import ModelCard, load_model, read_tensors, save_model, write_tensors
@@ -44,18 +52,6 @@ def test_a_circulant_cell_is_the_dense_cell_of_its_matrices(
     twin = dense_twin(ours, kind)
     x = torch.randn(3, 5, INPUTS)
     assert torch.allclose(ours(x), twin(x)[0], atol=1e-6)
-
-
-def masked_model(
-    standardize: bool = False, seed: int = 0, inputs: int = INPUTS, **changes: Any
-) -> SequenceClassifier:
-    torch.manual_seed(seed)
-    plain = SequenceClassifier(spec_of(inputs, **changes))
-    if standardize:
-        std = torch.rand(plain.spec.inputs) + 0.3
-        std[0] = 0  # a constant feature
-        plain.standardize_by(torch.randn(plain.spec.inputs), std)
-    return plain.masked().eval()
 
 
 @st.composite
@@ -187,20 +183,7 @@ def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], m
 
 
 def test_a_run_meets_its_budget_and_resumes_exactly(tmp_path: Path) -> None:
-    wanted: dict[str, Any] = {"factorize": "circulant", "project": 4, "hidden": 4, "target_params": 130}
-    whole = small_run(tmp_path, **wanted)
-    report = json.loads((whole / "report.json").read_text())
-    assert 0.9 * 130 <= report["compact"]["parameters"]["total"] <= 130
-    assert report["compaction"]["max_abs_difference"] <= 1e-5
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, "vib", 7)
-        with pytest.raises(KeyboardInterrupt):
-            small_run(tmp_path, name="resumed", **wanted)
-    resumed = small_run(tmp_path, name="resumed", **wanted)
-    assert epochs_of(resumed) == epochs_of(whole)
-    ours, theirs = (read_tensors(run / "model.safetensors")[1] for run in (whole, resumed))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert_meets_its_budget_and_resumes(tmp_path, 130, 0.9, factorize="circulant", project=4, hidden=4)
 
 
 def test_vib_drops_inputs_of_a_circulant_lstm(tmp_path: Path) -> None:
@@ -220,17 +203,7 @@ def test_vib_drops_inputs_of_a_circulant_lstm(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_trains_it(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    small_run(tmp_path, method="plain", name="other", plain_epochs=1)
-    epochs = ("--plain-epochs", "2", "--vib-epochs", "2", "--finetune-epochs", "2", "--hidden", "4")
-    result = train_command(tmp_path / "cache.h5", tmp_path / "run", *epochs, *arguments)
-    assert result.exit_code == 0, result.output
-    final, _ = load_model(tmp_path / "run" / "model.safetensors")
-    assert isinstance(final.spec, ModelSpec)
-    assert final.spec.factor is not None
-    assert final.spec.factor.kind in CIRCULANTS
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    told = report["plain" if "plain" in arguments else "compact"]["parameters"]["total"]
-    assert told == sum(weight.numel() for weight in final.parameters())
+    assert_command_trains(tmp_path, CIRCULANTS, "--vib-epochs", "2", *arguments)
 
 
 def test_wrong_use_is_one_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structured import INPUTS, dense_twin, masked_model, spec_of
 from test_compact import cell_of, clips_of, difference, set_mask
 from torch import nn
 
@@ -22,19 +23,10 @@ from harvib.factorised import KINDS, NETWORKS, Factor
 from harvib.families import spec_from_json
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.objectives import input_kl
-from harvib.runconfig import stack_spec
 from harvib.settings import TrainSettings
 from harvib.sizes import parameters_of, plain_size, smallest
 from harvib.stack_ranking import StackRanking
 from harvib.weights import ModelCard, load_model, save_model
-
-INPUTS = 12
-
-
-def spec_of(inputs: int = INPUTS, classes: int = 4, **changes: Any) -> ModelSpec:
-    card = ModelCard(tuple(map(str, range(classes))), "")
-    rank = {"rank": 2} if changes.get("factorize") in NETWORKS else {}
-    return stack_spec(TrainSettings(**{"hidden": 8, **rank, **changes}), inputs, card)
 
 
 @pytest.mark.parametrize(
@@ -68,18 +60,6 @@ def test_ring_lstm_on_cnn_features_has_the_published_weights() -> None:
         changes = {"factorize": "tr", "input_modes": "64x32", "unit_modes": "32x64", "ranks": "40,60,48,48"}
         model = SequenceClassifier(spec_of(2048, 11, hidden=2048, **changes))
     assert model.parameter_counts()["input_to_hidden"] == 663_552
-
-
-def dense_twin(cell: FactorisedCell, kind: Callable[..., nn.RNNBase]) -> nn.RNNBase:
-    """Torch's own module with the matrices that the factors stand for."""
-    twin = kind(cell.input_size, cell.hidden_size, batch_first=True)
-    weight_hh = cell.weight_hh if cell.hidden is None else cell.hidden.dense()
-    assert weight_hh is not None
-    values = (cell.matrix.dense(), weight_hh, cell.bias_ih, cell.bias_hh)
-    with torch.no_grad():
-        for weight, value in zip(twin.all_weights[0], values, strict=True):
-            weight.copy_(value)
-    return twin
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -125,12 +105,6 @@ def factor_of(form: str) -> Factor:
     factor = spec_of(factorize=form).factor
     assert factor is not None
     return factor
-
-
-def masked_model(**changes: Any) -> SequenceClassifier:
-    seed = changes.pop("seed", 0)
-    torch.manual_seed(seed)
-    return SequenceClassifier(spec_of(**changes)).masked().eval()
 
 
 FORMS: list[dict[str, Any]] = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 from caches import TEST_SPLIT
 from click.testing import CliRunner
-from small_runs import QUICK, assert_refused, epochs_of, interrupt, small_run, train_command
+from small_runs import QUICK, assert_refused, assert_same_run, interrupt, small_run, train_command
 
 from harvib import methods
 from harvib.bench import BenchSettings, bench_run
@@ -69,8 +69,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, tmp_path: Path)
             with pytest.raises(KeyboardInterrupt):
                 methods.train(folder / "cache.h5", TEST_SPLIT, settings, other, device=torch.device("cpu"))
     methods.train(folder / "cache.h5", TEST_SPLIT, settings, other, device=torch.device("cpu"))
-    assert epochs_of(other) == epochs_of(whole)
-    assert (other / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert_same_run(other, whole)
 
 
 @pytest.mark.parametrize("method", ["vib", "lasso", "magnitude", "movement", "plain"])

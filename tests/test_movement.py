@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from caches import TEST_SPLIT, made_up_cache
-from small_runs import interrupt
+from small_runs import assert_same_run, interrupted_and_resumed
 from test_budget import no_score
 from test_compact import clips_of, difference, masked_model
 from test_lasso import Place, a_model, naive_groups
@@ -89,9 +89,7 @@ def test_units_of_a_layer_are_ranked_by_their_own_scale() -> None:
 
 
 @pytest.mark.parametrize("epoch", [3, 4, 6])
-def test_an_interrupted_stage_ends_as_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
-) -> None:
+def test_an_interrupted_stage_ends_as_an_uninterrupted_one(tmp_path: Path, epoch: int) -> None:
     cache = made_up_cache(tmp_path / "c.h5", dim=12)
 
     def train(name: str) -> dict[str, Any]:
@@ -99,13 +97,8 @@ def test_an_interrupted_stage_ends_as_an_uninterrupted_one(
         return methods.train(*where, device=torch.device("cpu"))
 
     whole = train("whole")
-    with monkeypatch.context() as patch:
-        interrupt(patch, "movement", epoch)
-        with pytest.raises(KeyboardInterrupt):
-            train("cut")
-    resumed = train("cut")
+    resumed = interrupted_and_resumed(lambda: train("cut"), "movement", epoch)
     assert resumed["compact"] == whole["compact"]
     assert resumed["budget"]["reached"] == whole["budget"]["reached"] <= 120
     assert resumed["epochs"]["movement"] == {"run": 6, "kept": 6}
-    for name in ("masked.safetensors", "model.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")

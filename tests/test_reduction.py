@@ -13,7 +13,7 @@ import torch
 from caches import TEST_SPLIT, made_up_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_runs import interrupt
+from small_runs import assert_same_run, interrupted_and_resumed
 
 from harvib import methods, stages
 from harvib.cells import shape_of
@@ -178,13 +178,5 @@ def test_a_resumed_stage_on_reduced_clips_repeats_one_that_was_not_interrupted(
         run(cache, tmp_path / "whole", **WAYS[way])
     ((dim, averaged),) = shapes
     assert averaged if way.startswith("mean") else dim <= 6, "this stage is a reduced one"
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, stage, epoch)
-        with pytest.raises(KeyboardInterrupt):
-            run(cache, tmp_path / "run", **WAYS[way])
-    run(cache, tmp_path / "run", **WAYS[way])
-    for name in ("plain", "masked", "model"):
-        files = [tmp_path / folder / f"{name}.safetensors" for folder in ("run", "whole")]
-        assert files[0].read_bytes() == files[1].read_bytes()
-    ours, theirs = ([row | {"seconds": ""} for row in RunFolder(tmp_path / f).rows()] for f in ("run", "whole"))
-    assert ours == theirs
+    interrupted_and_resumed(lambda: run(cache, tmp_path / "run", **WAYS[way]), stage, epoch)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_selection import f_classif
-from small_runs import QUICK, assert_refused, epochs_of, interrupt, train_command
+from small_runs import QUICK, assert_refused, assert_same_run, interrupted_and_resumed, train_command
 
 from harfeat.cache import ClipRow, open_cache
 from harvib import fusion, methods
@@ -44,7 +44,6 @@ from harvib.weights import load_model
 
 CPU = torch.device("cpu")
 CLASSES = ("hop", "run", "sit")
-MODEL_FILES = ("plain.safetensors", "masked.safetensors", "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -155,16 +154,10 @@ def test_epochs_are_selected_by_gap(run: Path) -> None:
 
 @pytest.mark.parametrize(("stage", "epoch"), [("plain", 5), ("vib", 8), ("finetune", 3)])
 def test_a_resumed_run_is_the_uninterrupted_one(
-    cache: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, epoch: int
+    cache: Path, run: Path, tmp_path: Path, stage: str, epoch: int
 ) -> None:
-    with monkeypatch.context() as patch:
-        interrupt(patch, stage, epoch)
-        with pytest.raises(KeyboardInterrupt):
-            trained(cache, tmp_path / "run")
-    trained(cache, tmp_path / "run")
-    for name in MODEL_FILES:
-        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
-    assert epochs_of(tmp_path / "run") == epochs_of(run)
+    interrupted_and_resumed(lambda: trained(cache, tmp_path / "run"), stage, epoch)
+    assert_same_run(tmp_path / "run", run)
 
 
 @pytest.mark.parametrize(

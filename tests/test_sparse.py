@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structured
 import torch
 from click.testing import CliRunner
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from small_runs import assert_refused, epochs_of, interrupt, small_run, train_command
+from small_runs import assert_refused, small_run, train_command
+from structured import INPUTS, assert_command_trains, assert_meets_its_budget_and_resumes, spec_of
 from test_compact import clips_of, difference, set_mask
-from test_factorised_cells import INPUTS, spec_of
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -27,7 +27,7 @@ from harvib.factorised.sparse import ENTRIES, SparseMatrix, sparse
 from harvib.lasso import freeze_masks
 from harvib.magnitude import rank_by_norm
 from harvib.masks import VIBMask
-from harvib.models import ModelSpec, SequenceClassifier
+from harvib.models import SequenceClassifier
 from harvib.objectives import gate_kl
 from harvib.settings import TrainSettings
 from harvib.sizes import parameters_of, plain_size, smallest
@@ -42,16 +42,8 @@ FORMS: list[dict[str, Any]] = [
 ]
 
 
-def masked_model(
-    standardize: bool = False, seed: int = 0, inputs: int = INPUTS, **changes: Any
-) -> SequenceClassifier:
-    torch.manual_seed(seed)
-    plain = SequenceClassifier(spec_of(inputs, factorize="sparse", **changes))
-    if standardize:
-        std = torch.rand(plain.spec.inputs) + 0.3
-        std[0] = 0  # a constant feature
-        plain.standardize_by(torch.randn(plain.spec.inputs), std)
-    return plain.masked().eval()
+def masked_model(**changes: Any) -> SequenceClassifier:
+    return structured.masked_model(factorize="sparse", **changes)
 
 
 def matrix_of(model: SequenceClassifier, side: str = "ih") -> SparseMatrix:
@@ -373,20 +365,7 @@ def test_a_sparse_matrix_has_no_modes_and_ranks(words: dict[str, Any]) -> None:
 
 
 def test_a_run_meets_its_budget_and_resumes_exactly(tmp_path: Path) -> None:
-    wanted: dict[str, Any] = {"factorize": "sparse", "model": "linear", "hidden": 6, "target_params": 60}
-    whole = small_run(tmp_path, **wanted)
-    report = json.loads((whole / "report.json").read_text())
-    assert 0.95 * 60 <= report["compact"]["parameters"]["total"] <= 60
-    assert report["compaction"]["max_abs_difference"] <= 1e-5
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, "vib", 7)
-        with pytest.raises(KeyboardInterrupt):
-            small_run(tmp_path, name="resumed", **wanted)
-    resumed = small_run(tmp_path, name="resumed", **wanted)
-    assert epochs_of(resumed) == epochs_of(whole)
-    ours, theirs = (read_tensors(run / "model.safetensors")[1] for run in (whole, resumed))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert_meets_its_budget_and_resumes(tmp_path, 60, 0.95, factorize="sparse", model="linear", hidden=6)
 
 
 @pytest.mark.parametrize(
@@ -399,17 +378,7 @@ def test_a_run_meets_its_budget_and_resumes_exactly(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_trains_it(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    small_run(tmp_path, method="plain", name="other", plain_epochs=1)
-    epochs = ("--plain-epochs", "2", "--vib-epochs", "3", "--finetune-epochs", "2", "--hidden", "4")
-    result = train_command(tmp_path / "cache.h5", tmp_path / "run", *epochs, *arguments, "--standardize")
-    assert result.exit_code == 0, result.output
-    final, _ = load_model(tmp_path / "run" / "model.safetensors")
-    assert isinstance(final.spec, ModelSpec)
-    assert final.spec.factor is not None
-    assert final.spec.factor.kind == "sparse"
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    told = report["plain" if "plain" in arguments else "compact"]["parameters"]["total"]
-    assert told == sum(weight.numel() for weight in final.parameters())
+    told = assert_command_trains(tmp_path, ["sparse"], "--vib-epochs", "3", "--standardize", *arguments)
     if "--target-params" in arguments:
         assert told == 50
 
