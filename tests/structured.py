@@ -53,7 +53,7 @@ def dense_twin(cell: FactorisedCell, kind: Callable[..., nn.RNNBase]) -> nn.RNNB
 
 
 def assert_meets_its_budget_and_resumes(folder: Path, target: int, share: float, **fields: Any) -> None:
-    """A run ends with `share` of `target` parameters at least, compacted exactly; interrupted, it ends the same."""
+    """A run ends with `share` of `target` parameters at least, compacted exactly; interrupted it ends the same."""
     whole = small_run(folder, target_params=target, **fields)
     report = json.loads((whole / "report.json").read_text())
     assert share * target <= report["compact"]["parameters"]["total"] <= target
@@ -65,7 +65,7 @@ def assert_meets_its_budget_and_resumes(folder: Path, target: int, share: float,
 
 
 def assert_command_trains(folder: Path, kinds: Collection[str], *arguments: str) -> int:
-    """`harvib train` ends with a matrix of one of these kinds; the parameters told, returned too, are its weights."""
+    """`harvib train` ends with a matrix of one of these kinds; how many parameters it tells, rightly."""
     small_run(folder, method="plain", name="other", plain_epochs=1)
     epochs = ("--plain-epochs", "2", "--finetune-epochs", "2", "--hidden", "4")
     result = train_command(folder / "cache.h5", folder / "run", *epochs, *arguments)

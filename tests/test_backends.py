@@ -15,7 +15,7 @@ from typing import Any
 
 import distributed
 import pytest
-from videos import Recipe, numbered_frame, write_video
+from videos import write_short_clips
 
 from harfeat import backends
 from harfeat.cache import open_cache
@@ -28,18 +28,13 @@ from harfeat.pipeline import ExtractResult, extract
 from harfeat.sampling import SamplingSettings
 from harfeat.settings import ExtractSettings
 
-MPEG1 = Recipe("clip", ".mpg", "mpeg1video", container="mpeg")
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """14 clips of 2 classes, one of them broken."""
     root = tmp_path_factory.mktemp("videos")
-    for number in range(14):
-        path = root / ("jump", "run")[number % 2] / f"{number:02d}.mpg"
-        path.parent.mkdir(exist_ok=True)
-        write_video(path, [numbered_frame(9 * number + k, 48, 64) for k in range(4)], MPEG1)
-    (root / "run" / "07.mpg").write_bytes(b"no video")
+    names = [f"{('jump', 'run')[number % 2]}/{number:02d}.mpg" for number in range(14)]
+    write_short_clips(root, names, broken="run/07.mpg")
     return root
 
 

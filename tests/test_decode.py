@@ -28,7 +28,7 @@ import timm
 import torch
 from PIL import Image
 from timm.data import resolve_model_data_config
-from videos import EXACT_WITH_DECORD, NEARLY_EQUAL, NEEDS_LINEAR, Recipe, make_video, numbered_frame
+from videos import EXACT_WITH_DECORD, GENUINE, NEARLY_EQUAL, NEEDS_LINEAR, Recipe, make_video, numbered_frame
 
 from harfeat.decode import ClipFrames, DecodeError, decode_clip, linear, policy, recipe, seeking, worker
 from harfeat.decode import pool as decode_pool
@@ -36,14 +36,6 @@ from harfeat.decode.worker import Prepared, initialise, run, worker_context
 from harfeat.preprocess import TransformConfig, prepare
 from harfeat.sampling import SamplingSettings, plan, sample
 
-GENUINE = (
-    "clips/UCF11_updated_mpg/biking/v_biking_01/v_biking_01_01.mpg",
-    "clips/hmdb51/wave/RATRACE_wave_f_nm_np1_fr_goo_37.avi",
-    "clips/hmdb51/wave/SchoolRulesHowTheyHelpUs_wave_f_nm_np1_ba_med_0.avi",
-    "clips/UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
-    "clips/UCF-101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi",
-    "utd_mhad_depth/walk/walk_a23_s7_t1.avi",
-)
 CONFIG = TransformConfig((32, 40), "bicubic", 0.875, "center")
 
 
@@ -63,20 +55,18 @@ def every_clip_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "SEEK_SHARE", 1e-9)
 
 
-@pytest.mark.parametrize("made", EXACT_WITH_DECORD, ids=lambda r: r.name + r.suffix)
+@pytest.mark.parametrize(
+    ("made", "decoder"),
+    [(made, "decord") for made in EXACT_WITH_DECORD] + [(made, "pyav") for made in NEEDS_LINEAR],
+    ids=lambda of: of.name + of.suffix if isinstance(of, Recipe) else of,
+)
 @pytest.mark.usefixtures("every_clip_is_long")
-def test_decord_fetches_what_it_gets_right(made: Recipe, tmp_path: Path) -> None:
+def test_decord_fetches_what_it_gets_right_and_pyav_decodes_the_rest(
+    made: Recipe, decoder: str, tmp_path: Path
+) -> None:
     clip = expect_equal(make_video(tmp_path, made))
-    assert clip.decoder == "decord"
+    assert clip.decoder == decoder
     assert clip.source_frames == made.frames
-
-
-@pytest.mark.parametrize("recipe", NEEDS_LINEAR, ids=lambda r: r.name + r.suffix)
-@pytest.mark.usefixtures("every_clip_is_long")
-def test_pyav_decodes_the_rest(recipe: Recipe, tmp_path: Path) -> None:
-    clip = expect_equal(make_video(tmp_path, recipe))
-    assert clip.decoder == "pyav"
-    assert clip.source_frames == recipe.frames
 
 
 @pytest.mark.parametrize("recipe", NEARLY_EQUAL, ids=lambda r: r.name + r.suffix)

@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from onnx_models import CARD, assert_close, padded
 from small_runs import assert_refused, small_run
 from structured import spec_of
 from test_compact import set_mask
-from test_export_onnx import CARD, assert_close, padded
 from test_factorised_cells import FORMS
 
 from harvib.cli import main

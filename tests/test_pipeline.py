@@ -24,6 +24,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from processes import grandchildren, running, wait_for
 from timm.data import create_transform, resolve_model_data_config
 from videos import Recipe, make_video, numbered_frame, write_video
 
@@ -342,24 +343,8 @@ def test_a_killed_run_is_taken_up_and_leaves_no_process(
     assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def _processes_of_session(session: int) -> list[str]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            _, _, rest = stat.read_text().rpartition(")")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        state, _, _, its_session = rest.split()[:4]
-        if int(its_session) == session and state != "Z":
-            found.append(stat.parent.name)
-    return found
+def _processes_of_session(session: int) -> list[int]:
+    return [pid for pid, _, its_session in running() if its_session == session]
 
 
 def test_a_changed_video_is_extracted_again_and_no_other(
@@ -670,17 +655,4 @@ def test_genuine_clips_are_extracted(dataset: str, shared_data: Path, tmp_path: 
 def no_process_is_left() -> Iterator[None]:
     yield
     # The fork server stays for the next pool; what it started must not.
-    wait_for(lambda: not _children_that_work(), seconds=10)
-
-
-def _children_that_work() -> list[str]:
-    """Grandchildren of this process: those of its fork server."""
-    parents: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            _, _, rest = stat.read_text().rpartition(")")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if rest.split()[0] != "Z":
-            parents.setdefault(int(rest.split()[1]), []).append(int(stat.parent.name))
-    return [str(pid) for child in parents.get(os.getpid(), []) for pid in parents.get(child, [])]
+    wait_for(lambda: not grandchildren(), seconds=10)

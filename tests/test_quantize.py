@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from onnx_models import CARD, KNOWN, LENGTHS, assert_close, padded, small_model, stacked
 from small_runs import DIM, ODD_CLASSES, assert_refused, interrupt, small_run
-from test_export_onnx import CARD, KNOWN, LENGTHS, UNSTACKED, assert_close, padded, small_model
 
 from harfeat.cache import open_cache
 from harvib import quantize, weights
@@ -197,10 +197,7 @@ def with_stored_weights(small: SequenceClassifier, four: bool) -> SequenceClassi
 def test_every_model_in_every_scheme(
     cell: str, readout: str, layers: int, both: bool, project: int, hard: bool, scheme: str, seed: int
 ) -> None:
-    options: dict[str, Any] = (
-        {} if cell in UNSTACKED else {"layers": layers, "bidirectional": both, "project": project}
-    )
-    small = small_model(cell, seed, 0.3, hard, readout=readout, **options)
+    small = small_model(cell, seed, 0.3, hard, readout=readout, **stacked(cell, layers, both, project))
     x, lengths = padded(small.spec.features)
     module, _ = quantised(small, scheme, x, lengths)
     with torch.no_grad():

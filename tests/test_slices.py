@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from videos import Recipe, numbered_frame, write_video
+from videos import write_short_clips
 
 from harfeat.cache import open_cache
 from harfeat.cache.manifest import read_manifest
@@ -22,7 +22,6 @@ from harfeat.cli import main
 from harfeat.errors import InputError
 from harfeat.slices import parse_slice, slice_of_environment
 
-MPEG1 = Recipe("clip", ".mpg", "mpeg1video", container="mpeg")
 OPTIONS = (
     *("--dataset", "folder", "--model", "test_vit", "--weights", "none", "--frames", "2", "--workers", "0"),
     *("--device", "cpu", "--precision", "float32", "--group-pattern", "g[0-9]", "--test-groups", "g1"),
@@ -33,11 +32,8 @@ OPTIONS = (
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """11 clips of 2 classes and 3 groups, one of them broken."""
     root = tmp_path_factory.mktemp("videos")
-    for number in range(11):
-        path = root / ("jump", "run")[number % 2] / f"g{number % 3}_{number:02d}.mpg"
-        path.parent.mkdir(exist_ok=True)
-        write_video(path, [numbered_frame(9 * number + k, 48, 64) for k in range(4)], MPEG1)
-    (root / "run" / "g1_07.mpg").write_bytes(b"no video")
+    names = [f"{('jump', 'run')[number % 2]}/g{number % 3}_{number:02d}.mpg" for number in range(11)]
+    write_short_clips(root, names, broken="run/g1_07.mpg")
     return root
 
 

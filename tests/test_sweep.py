@@ -6,13 +6,11 @@ import csv
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from caches import TEST_SPLIT, made_up_cache
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import Page, self_contained
 from small_runs import DIM, ODD_CLASSES, QUICK
 
 from harfeat.cache import Failure
@@ -317,47 +316,10 @@ def test_neither_test_accuracy_nor_a_setting_with_a_failed_seed_gets_on_the_fron
     assert lines[3]["test"] == {"count": 1, "mean": 1, "low": 1, "high": 1, "deviation": None, "half": None}
 
 
-class _Page(HTMLParser):
-    """Tags, ids and links; tags must be balanced."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_startendtag(tag, attrs)
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        self.links += [link for _, value in attrs for link in re.findall(r"url\(([^)]*)\)", value or "")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def test_page_needs_nothing_from_outside_and_escapes_what_it_shows(done: tuple[Path, Result]) -> None:
     out, _ = done
     text = (out / "sweep.html").read_text(encoding="utf-8")
-    parsed = _Page(text)
-    assert re.findall(r"https?://[^\"'\s]*|//[a-z]+\.", text) == []
-    assert not {"script", "link", "img", "iframe", "object", "image"} & parsed.tags
-    assert len(parsed.ids) == len(set(parsed.ids))
-    assert {link.removeprefix("#") for link in parsed.links} <= set(parsed.ids)
-    assert re.findall(r"(?:fill|stroke): #\w+", text) == []
+    parsed = self_contained(text)
     assert "<b>sweep" not in text
     assert "a <b>sweep" in parsed.text
     found = figures_of(out)
@@ -368,7 +330,7 @@ def test_page_needs_nothing_from_outside_and_escapes_what_it_shows(done: tuple[P
         assert line["parameters"] is None or f"{line['parameters']['mean']:,.0f}" in parsed.text
     assert text.count("<svg") == 2
     odd = {**found, "runs": [{"run": "x", "error": "<script>alert(1)</script>"}]}
-    assert "script" not in _Page(sweep_page("x", odd)).tags
+    assert "script" not in Page(sweep_page("x", odd)).tags
 
 
 def test_a_repeated_sweep_takes_everything_over_and_tries_failures_again(

@@ -42,12 +42,16 @@ def test_records_are_those_that_tensorboard_reads(payloads: list[bytes], tmp_pat
         assert list(read_records(path, record.start, record.number)) == found[record.number :]
 
 
+def written(folder: Path) -> tuple[Path, bytes, list[Record]]:
+    """A file of PAYLOADS, its bytes, and where its records stand."""
+    path = folder / "a.tfrecord"
+    write_records(path, PAYLOADS)
+    return path, path.read_bytes(), [record for record in read_records(path) if isinstance(record, Record)]
+
+
 def test_a_flipped_bit_costs_its_record_or_in_a_length_the_rest_and_is_told(tmp_path: Path) -> None:
     """Every bit of the file."""
-    path = tmp_path / "a.tfrecord"
-    write_records(path, PAYLOADS)
-    whole = path.read_bytes()
-    sound = [record for record in read_records(path) if isinstance(record, Record)]
+    path, whole, sound = written(tmp_path)
     for place in range(len(whole)):
         hit = next(record for record in sound if record.start <= place < record.end)
         in_length = place < hit.start + 12
@@ -64,10 +68,7 @@ def test_a_flipped_bit_costs_its_record_or_in_a_length_the_rest_and_is_told(tmp_
 
 
 def test_a_file_that_is_cut_tells_how_much_is_lost(tmp_path: Path) -> None:
-    path = tmp_path / "a.tfrecord"
-    write_records(path, PAYLOADS)
-    whole = path.read_bytes()
-    sound = [record for record in read_records(path) if isinstance(record, Record)]
+    path, whole, sound = written(tmp_path)
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         kept = [record for record in sound if record.end <= size]

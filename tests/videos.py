@@ -18,6 +18,16 @@ from av.video.stream import VideoStream
 
 _TIME_BASE = Fraction(1, 90_000)
 
+GENUINE = (
+    "clips/UCF11_updated_mpg/biking/v_biking_01/v_biking_01_01.mpg",
+    "clips/hmdb51/wave/RATRACE_wave_f_nm_np1_fr_goo_37.avi",
+    "clips/hmdb51/wave/SchoolRulesHowTheyHelpUs_wave_f_nm_np1_ba_med_0.avi",
+    "clips/UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
+    "clips/UCF-101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi",
+    "utd_mhad_depth/walk/walk_a23_s7_t1.avi",
+)
+"""Clips of the data sets, in the folder of shared data."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -56,6 +66,15 @@ def make_video(folder: Path, recipe: Recipe) -> Path:
     path = folder / f"{recipe.name}{recipe.suffix}"
     write_video(path, pictures, recipe)
     return path
+
+
+def write_short_clips(root: Path, names: Sequence[str], broken: str) -> None:
+    """MPEG-1 clips of four frames below `root`, all different, and one that is no video."""
+    recipe = Recipe("clip", ".mpg", "mpeg1video", container="mpeg")
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(exist_ok=True)
+        write_video(root / name, [numbered_frame(9 * number + k, 48, 64) for k in range(4)], recipe)
+    (root / broken).write_bytes(b"no video")
 
 
 def write_video(path: Path, pictures: Sequence[np.ndarray], recipe: Recipe) -> None:
