@@ -12,15 +12,8 @@ from torch import Tensor, nn
 from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
 
 
-class Identity(PlainCell):
-    """(B, T, D) to the same; the hidden size is the input size, whatever was asked for."""
-
+class _Same(Cell):
     AFFINE: ClassVar[bool] = True
-    STACKS: ClassVar[bool] = False
-
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.input_size = self.hidden_size = input_size
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -32,6 +25,16 @@ class Identity(PlainCell):
     def input_weights(self) -> int:
         """None."""
         return 0
+
+
+class Identity(_Same, PlainCell):
+    """(B, T, D) to the same; the hidden size is the input size, whatever was asked for."""
+
+    STACKS: ClassVar[bool] = False
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size = self.hidden_size = input_size
 
     def masked(self) -> MaskedIdentity:
         return MaskedIdentity(self.input_size)
@@ -45,27 +48,15 @@ class Identity(PlainCell):
         return cls(input_size, hidden_size)
 
 
-class MaskedIdentity(MaskedCell):
+class MaskedIdentity(_Same, MaskedCell):
     """The identity behind a masked input."""
 
-    AFFINE: ClassVar[bool] = True
     DECIDING = ()
 
     def __init__(self, input_size: int) -> None:
         super().__init__()
         self.input_size = self.hidden_size = input_size
         self.masks = nn.ModuleDict()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-    def parameter_count(self) -> int:
-        """None."""
-        return 0
-
-    def input_weights(self) -> int:
-        """None."""
-        return 0
 
     def kept_units(self, inputs: Tensor) -> Tensor:
         return inputs

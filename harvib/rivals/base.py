@@ -123,3 +123,33 @@ def pruned(task: Task, *plain: TrainSettings) -> TrainSettings:
     if task.size(chosen) <= task.budget:
         raise NoModelError(f"the plain model has only {task.size(chosen):,} parameters: nothing is to prune")
     return replace(chosen, target_params=task.budget)
+
+
+def by_vib(*plain: TrainSettings) -> Recipe:
+    """Pruned by VIB: how fast the masks learn, and what an input costs."""
+
+    def recipe(task: Task) -> TrainSettings:
+        mask_lr, beta_input = task.pick((0.03, 1e-4), (0.1, 1e-4), (0.03, 1e-3), (0.01, 1e-4))
+        return replace(pruned(task, *plain), mask_lr=mask_lr, beta_input=beta_input)
+
+    return recipe
+
+
+def by_lasso(*plain: TrainSettings) -> Recipe:
+    """Pruned by group lasso: what units and inputs cost."""
+
+    def recipe(task: Task) -> TrainSettings:
+        lasso, lasso_input = task.pick((1e-3, 0.01), (1e-3, 0.003), (1e-3, 0.03), (1e-2, 0.01))
+        return replace(pruned(task, *plain), method="lasso", lasso=lasso, lasso_input=lasso_input)
+
+    return recipe
+
+
+def by_magnitude(*plain: TrainSettings) -> Recipe:
+    """Pruned by magnitude: nothing steers that, so what is left to search is how the rest is trained."""
+
+    def recipe(task: Task) -> TrainSettings:
+        finetune_lr, distill = task.pick((5e-3, 0.5), (2e-3, 0.5), (1e-2, 0.5), (5e-3, 0.8))
+        return replace(pruned(task, *plain), method="magnitude", finetune_lr=finetune_lr, distill=distill)
+
+    return recipe

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from harvib.factorised import outline
 from harvib.models import ModelSpec
-from harvib.rivals.base import TUNED, NoModelError, Recipe, Rival, Task, fitted, largest, pruned, scratch
+from harvib.rivals.base import TUNED, NoModelError, Recipe, Rival, Task, by_vib, fitted, largest, pruned, scratch
 from harvib.settings import TrainSettings
 
 
@@ -98,14 +98,13 @@ def _vib(kind: str) -> Recipe:
 
 
 def _vib_circulant(task: Task) -> TrainSettings:
-    mask_lr, beta_input = task.pick((0.03, 1e-4), (0.1, 1e-4), (0.03, 1e-3), (0.01, 1e-4))
     # A block of N inputs costs N weights however few of them are left: so many, by F score, as a quarter pays for.
     inputs = min(task.features, max(2, task.budget // 4))
     plain = (
         replace(TUNED, factorize="circulant", project=project, hidden=hidden, select_inputs=inputs)
         for project, hidden in ((32, 16), (64, 32), (128, 64), (256, 128))
     )
-    return replace(pruned(task, *plain), mask_lr=mask_lr, beta_input=beta_input)
+    return by_vib(*plain)(task)
 
 
 def _vib_sparse(task: Task) -> TrainSettings:

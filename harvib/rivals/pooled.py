@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harvib.rivals.base import TUNED, Rival, Task, largest, pruned, scratch
+from harvib.rivals.base import TUNED, Rival, Task, by_lasso, by_magnitude, by_vib, largest, pruned, scratch
 from harvib.settings import TrainSettings
 
 _MEAN = replace(TUNED, model="mean")
@@ -26,22 +26,7 @@ def _lasso(task: Task) -> TrainSettings:
     return replace(pruned(task, _MEAN), method="lasso", lasso_input=lasso_input, finetune_lr=finetune_lr)
 
 
-def _magnitude(task: Task) -> TrainSettings:
-    finetune_lr, distill = task.pick((5e-3, 0.5), (2e-3, 0.5), (1e-2, 0.5), (5e-3, 0.8))
-    return replace(pruned(task, _MEAN), method="magnitude", finetune_lr=finetune_lr, distill=distill)
-
-
 _LINEAR = tuple(replace(TUNED, model="linear", hidden=hidden) for hidden in (16, 64, 256))
-
-
-def _linear_vib(task: Task) -> TrainSettings:
-    mask_lr, beta_input = task.pick((0.03, 1e-4), (0.1, 1e-4), (0.03, 1e-3), (0.01, 1e-4))
-    return replace(pruned(task, *_LINEAR), mask_lr=mask_lr, beta_input=beta_input)
-
-
-def _linear_lasso(task: Task) -> TrainSettings:
-    lasso, lasso_input = task.pick((1e-3, 0.01), (1e-3, 0.003), (1e-3, 0.03), (1e-2, 0.01))
-    return replace(pruned(task, *_LINEAR), method="lasso", lasso=lasso, lasso_input=lasso_input)
 
 
 def _sparse(task: Task) -> TrainSettings:
@@ -61,13 +46,13 @@ POOLED = {
     "mean": Rival("mean over time + linear, inputs by F score", False, _mean),
     "mean-vib": Rival("mean + linear, inputs pruned by VIB", True, _vib),
     "mean-lasso": Rival("mean + linear, inputs pruned by group lasso", False, _lasso),
-    "linear-vib": Rival("mean + linear through a bottleneck, pruned by VIB", True, _linear_vib),
-    "linear-lasso": Rival("mean + linear through a bottleneck, pruned by group lasso", False, _linear_lasso),
+    "linear-vib": Rival("mean + linear through a bottleneck, pruned by VIB", True, by_vib(*_LINEAR)),
+    "linear-lasso": Rival("mean + linear through a bottleneck, pruned by group lasso", False, by_lasso(*_LINEAR)),
     "linear-sparse": Rival(
         "mean + linear through a bottleneck, every weight on the inputs pruned by VIB", True, _sparse
     ),
     "linear-sparse-magnitude": Rival(
         "mean + linear through a bottleneck, every weight pruned by magnitude", False, _sparse_magnitude
     ),
-    "mean-magnitude": Rival("mean + linear, inputs pruned by magnitude", False, _magnitude),
+    "mean-magnitude": Rival("mean + linear, inputs pruned by magnitude", False, by_magnitude(_MEAN)),
 }

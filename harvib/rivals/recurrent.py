@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harvib.rivals.base import TUNED, Rival, Task, fitted, pruned, scratch
+from harvib.rivals.base import TUNED, Rival, Task, by_lasso, by_magnitude, by_vib, fitted, pruned, scratch
 from harvib.settings import TrainSettings
 
 PROJECTED = tuple(
@@ -17,22 +17,6 @@ PROJECTED = tuple(
 def _vib_lstm(task: Task) -> TrainSettings:
     vib_epochs, mask_lr = task.pick((40, 0.03), (80, 0.03), (40, 0.1), (40, 0.01))
     return pruned(task, TrainSettings(hidden=256, input_init="fan-in", vib_epochs=vib_epochs, mask_lr=mask_lr))
-
-
-def _vib(task: Task) -> TrainSettings:
-    mask_lr, beta_input = task.pick((0.03, 1e-4), (0.1, 1e-4), (0.03, 1e-3), (0.01, 1e-4))
-    return replace(pruned(task, *PROJECTED), mask_lr=mask_lr, beta_input=beta_input)
-
-
-def _iss(task: Task) -> TrainSettings:
-    lasso, lasso_input = task.pick((1e-3, 0.01), (1e-3, 0.003), (1e-3, 0.03), (1e-2, 0.01))
-    return replace(pruned(task, *PROJECTED), method="lasso", lasso=lasso, lasso_input=lasso_input)
-
-
-def _magnitude(task: Task) -> TrainSettings:
-    # Nothing steers what is pruned: what is left to search is how the rest is trained.
-    finetune_lr, distill = task.pick((5e-3, 0.5), (2e-3, 0.5), (1e-2, 0.5), (5e-3, 0.8))
-    return replace(pruned(task, *PROJECTED), method="magnitude", finetune_lr=finetune_lr, distill=distill)
 
 
 def _movement(task: Task) -> TrainSettings:
@@ -65,9 +49,9 @@ _TEACHER = PROJECTED[2]
 
 RECURRENT = {
     "vib-lstm": Rival("LSTM-256 pruned by VIB", True, _vib_lstm),
-    "vib": Rival("projection + LSTM pruned by VIB", True, _vib),
-    "iss": Rival("projection + LSTM pruned by group lasso (ISS)", False, _iss),
-    "magnitude": Rival("projection + LSTM pruned by magnitude", False, _magnitude),
+    "vib": Rival("projection + LSTM pruned by VIB", True, by_vib(*PROJECTED)),
+    "iss": Rival("projection + LSTM pruned by group lasso (ISS)", False, by_lasso(*PROJECTED)),
+    "magnitude": Rival("projection + LSTM pruned by magnitude", False, by_magnitude(*PROJECTED)),
     "movement": Rival("projection + LSTM pruned by movement", False, _movement),
     "lstm-small": Rival("small LSTM trained at the budget, inputs by F score", False, _small),
     "lstm-taught": Rival(
