@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 import torch
-from protocols import PROTOCOLS
+from protocols import PROTOCOLS, data_option, weights_option
 from tables import rounded
 
 from harvib.compare import Contest, run_compare
@@ -61,11 +61,9 @@ CONTESTS = {
 
 @click.command()
 @click.argument("name", type=click.Choice(list(CONTESTS)))
-@click.option("--data", default="../shared/data", show_default=True, type=click.Path(path_type=Path, exists=True))
+@data_option
 @click.option("--work", default="runs", show_default=True, type=click.Path(path_type=Path))
-@click.option(
-    "--weights", default="auto", show_default=True, help="Weights of utd-mhad's backbone: a file or auto."
-)
+@weights_option
 @click.option("--jobs", default=2, show_default=True, help="Runs at once, a thread each.")
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Measure latencies at the end.")
 @click.option("--methods", default="", help="Only these, such as mean,vib; nothing is written to results/ then.")
@@ -74,11 +72,7 @@ def main(name: str, data: Path, work: Path, weights: str, jobs: int, bench: bool
     protocol, contest = PROTOCOLS[name], CONTESTS[name]
     if methods:
         contest = dataclasses.replace(contest, methods=tuple(methods.split(",")))
-    ((cache_name, make),) = protocol.caches.items()
-    cache = work / f"{cache_name}.h5"
-    if not cache.is_file():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        make(data, cache, weights)
+    (cache,) = protocol.made(data, work, weights)
     sweep = Sweep(cache, protocol.split, work / "compare" / name, jobs=jobs, bench=bench)
     result = run_compare(sweep, contest)
     page = write_compare_page(sweep.out, result)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import click
+
 from harfeat.importers import Keys
 from harfeat.importing import import_features
 from harfeat.pipeline import ExtractSettings, extract
@@ -16,6 +18,14 @@ from harvib.settings import TrainSettings
 
 MakeCache = Callable[[Path, Path, str], None]
 """From the folder of data and a file of backbone weights to a cache."""
+
+
+data_option = click.option(
+    "--data", default="../shared/data", show_default=True, type=click.Path(path_type=Path, exists=True)
+)
+weights_option = click.option(
+    "--weights", default="auto", show_default=True, help="Weights of utd-mhad's backbone: a file or auto."
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,15 @@ class Protocol:
     caches: dict[str, MakeCache]
     split: str
     rows: tuple[Row, ...]
+
+    def made(self, data: Path, work: Path, weights: str) -> list[Path]:
+        """Its caches in `work`, made from `data` where they are not there yet."""
+        work.mkdir(parents=True, exist_ok=True)
+        paths = [work / f"{name}.h5" for name in self.caches]
+        for path, make in zip(paths, self.caches.values(), strict=True):
+            if not path.is_file():
+                make(data, path, weights)
+        return paths
 
 
 def _import_ucf101(data: Path, out: Path, weights: str) -> None:

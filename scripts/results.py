@@ -20,7 +20,7 @@ from typing import Any
 import click
 import joblib
 import torch
-from protocols import PROTOCOLS, Protocol, Row
+from protocols import PROTOCOLS, Protocol, Row, data_option, weights_option
 from tables import percent, whole
 
 from harvib import fusion
@@ -30,20 +30,15 @@ from harvib.methods import train
 
 @click.command()
 @click.argument("name", type=click.Choice(list(PROTOCOLS)))
-@click.option("--data", default="../shared/data", show_default=True, type=click.Path(path_type=Path, exists=True))
+@data_option
 @click.option("--work", default="runs/results", show_default=True, type=click.Path(path_type=Path))
-@click.option(
-    "--weights", default="auto", show_default=True, help="Weights of utd-mhad's backbone: a file or auto."
-)
+@weights_option
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--jobs", default=1, show_default=True, help="Seeds at once; one thread each if several.")
 def main(name: str, data: Path, work: Path, weights: str, seeds: int, jobs: int) -> None:
     """Run a protocol over several seeds and print its table."""
     protocol = PROTOCOLS[name]
-    caches = [work / f"{cache}.h5" for cache in protocol.caches]
-    for cache, make in zip(caches, protocol.caches.values(), strict=True):
-        if not cache.is_file():
-            make(data, cache, weights)
+    caches = protocol.made(data, work, weights)
     found = joblib.Parallel(n_jobs=jobs)(
         joblib.delayed(_seed)(protocol, caches, work / name, seed, jobs) for seed in range(seeds)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harvib.rivals.base import TUNED, Recipe, Rival, Task, fitted, pruned, scratch
+from harvib.rivals.base import TUNED, Recipe, Rival, Task, by_vib, fitted, pruned, scratch
 from harvib.settings import TrainSettings
 
 _BARE = replace(TUNED, model="dbof", experts=0, gating=False)
@@ -16,19 +16,13 @@ def _dbof(*sizes: int) -> tuple[TrainSettings, ...]:
     return tuple(replace(_BARE, clusters=str(size), hidden=size) for size in sizes)
 
 
-def _vib(task: Task) -> TrainSettings:
-    mask_lr, beta_input = task.pick((0.03, 1e-4), (0.1, 1e-4), (0.03, 1e-3), (0.01, 1e-4))
-    return replace(pruned(task, *_dbof(32, 64, 128, 256)), mask_lr=mask_lr, beta_input=beta_input)
-
-
 def _vib_circulant(task: Task) -> TrainSettings:
-    mask_lr, beta_input = task.pick((0.03, 1e-4), (0.1, 1e-4), (0.03, 1e-3), (0.01, 1e-4))
     # A block of N inputs costs N weights however few of them are left: so many, by F score, as a quarter pays for.
     inputs = min(task.features, max(2, task.budget // 4))
     plain = (
         replace(each, circulant="clusters,fc", select_inputs=inputs) for each in _dbof(64, 128, 256, 512, 1024)
     )
-    return replace(pruned(task, *plain), mask_lr=mask_lr, beta_input=beta_input)
+    return by_vib(*plain)(task)
 
 
 def _small(task: Task) -> TrainSettings:
@@ -52,7 +46,7 @@ def _vectors(model: str) -> Recipe:
 
 CLUSTERS = {
     "dbof-small": Rival("DBoF trained at the budget, inputs by F score", False, _small, ("readout",)),
-    "dbof-vib": Rival("DBoF pruned by VIB", True, _vib, ("readout",)),
+    "dbof-vib": Rival("DBoF pruned by VIB", True, by_vib(*_dbof(32, 64, 128, 256)), ("readout",)),
     "dbof-circulant-vib": Rival("circulant DBoF pruned by VIB", True, _vib_circulant, ("readout",)),
     "netvlad-vib": Rival(
         "NetVLAD pruned by VIB, inputs by F score", True, _vectors("netvlad"), ("readout", "standardize")
