@@ -224,6 +224,7 @@ def test_a_message_means_what_protobuf_says_or_is_refused(payload: bytes) -> Non
         (b"", "no id"),
         (frame_record(b"", [1], RGB, AUDIO), "no id"),
         (frame_record(b"a" * 300, [1], RGB, AUDIO), "no id"),
+        (b"\n\x10\n\x0e\n\x02id\x12\x08\n\x00\n\x04ab12", "id cannot be read"),  # a text longer than its list
         (frame_record(b"\xff\xfe", [1], RGB, AUDIO), "id is not utf-8"),
         (frame_record(b"a\0b", [1], RGB, AUDIO), "zero byte"),
         (frame_record(b"a", range(20_000), RGB, AUDIO), "more than 10,000 numbers"),

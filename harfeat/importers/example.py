@@ -50,7 +50,10 @@ class VideoRecord:
     def name(self) -> str:
         """The video's id."""
         key = b"id" if b"id" in self._features else b"video_id"
-        values = wire.strings(self._values(key, _BYTES), 1) if key in self._features else []
+        try:
+            values = wire.strings(self._values(key, _BYTES), 1) if key in self._features else []
+        except wire.WireError as error:
+            raise RecordError(f"its id cannot be read ({error})") from error
         if len(values) != 1 or not 0 < len(values[0]) <= _LONGEST_NAME:
             raise RecordError("it has no id")
         try:
