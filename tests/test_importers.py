@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from payload import Payload
 
 from harfeat.cache import open_cache
 from harfeat.errors import InputError
@@ -111,16 +112,6 @@ def test_arrays_that_do_not_fit_are_refused(name: str, kind: str, tmp_path: Path
         import_features(source, kind, KEYS, tmp_path / "out.h5")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [source]
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.target,)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from payload import Payload
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_model_data_config
@@ -168,16 +169,6 @@ def test_a_damaged_or_foreign_file_is_refused(suffix: str, tmp_path: Path) -> No
             load_backbone(SMALL, str(path))
     with pytest.raises(InputError, match="no such file"):
         load_backbone(SMALL, str(tmp_path / f"absent{suffix}"))
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.target,)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

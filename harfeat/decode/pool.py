@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import BrokenExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -18,34 +18,42 @@ from harfeat.interruptions import held_back
 from harfeat.preprocess import TransformConfig
 from harfeat.sampling import SamplingSettings
 
+Found = TypeVar("Found")
+
 
 def prepared_clips(
     paths: Sequence[Path], sampling: SamplingSettings, transform: TransformConfig, workers: int, timeout: float
 ) -> Generator[Prepared | DecodeError, None, None]:
-    """Decode and prepare clips in `workers` processes; 0 decodes in this one, without protection.
+    """Decode and prepare clips; the rest as of `each_of`."""
+    return each_of(run, ((str(path), sampling, transform) for path in paths), workers, timeout)
 
-    Yields one result a path, in order. A clip that takes longer than `timeout` seconds, or whose decoder
-    crashes, becomes a DecodeError, and the others go on. At most 2 * workers + 2 clips are in memory.
-    Raises InputError where no process starts.
+
+def each_of(
+    work: Callable[..., Found], clips: Iterable[tuple[Any, ...]], workers: int, timeout: float
+) -> Generator[Found | DecodeError, None, None]:
+    """What `work` finds in each clip, in `workers` processes; 0 works in this one, without protection.
+
+    Yields one result a clip, which are the arguments of `work`, in order. A clip that takes longer than `timeout`
+    seconds, or whose decoder crashes, becomes a DecodeError, and the others go on. At most 2 * workers + 2 clips
+    are in memory. Raises InputError where no process starts.
     """
     if workers == 0:
-        yield from (_prepare_here(path, sampling, transform) for path in paths)
+        yield from (_here(work, clip) for clip in clips)
         return
     pool = ProcessPool(workers, context=worker_context(), initializer=initialise)
     waiting: deque[Any] = deque()
-    remaining = iter(paths)
     try:
-        for path in remaining:
+        for clip in clips:
             # The first starts the processes; one that Ctrl-C left half started would begin when nobody is left.
             with held_back():
-                waiting.append(pool.schedule(run, args=(str(path), sampling, transform), timeout=timeout))
+                waiting.append(pool.schedule(work, args=clip, timeout=timeout))
             if len(waiting) > 2 * workers + 1:
                 yield _outcome(waiting.popleft(), timeout)
         while waiting:
             yield _outcome(waiting.popleft(), timeout)
     except BrokenExecutor as error:
         raise InputError(
-            "the decoding processes do not start: a script must call extract below `if __name__ == '__main__':`, "
+            "the decoding processes do not start: a script must call this below `if __name__ == '__main__':`, "
             "and there must be memory for them; --workers 0 decodes without processes"
         ) from error
     finally:
@@ -54,18 +62,17 @@ def prepared_clips(
         pool.join()
 
 
-def _prepare_here(path: Path, sampling: SamplingSettings, transform: TransformConfig) -> Prepared | DecodeError:
+def _here(work: Callable[..., Found], clip: tuple[Any, ...]) -> Found | DecodeError:
     try:
-        return run(str(path), sampling, transform)
+        return work(*clip)
     except DecodeError as error:
         return error
 
 
-def _outcome(future: Any, timeout: float) -> Prepared | DecodeError:
+def _outcome(future: Any, timeout: float) -> Any:
     error = future.exception()
     if error is None:
-        result: Prepared = future.result()
-        return result
+        return future.result()
     if isinstance(error, DecodeError):
         return error
     if isinstance(error, FutureTimeoutError):

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pebble import ProcessExpired, ProcessPool
 from PIL import Image
 
 from harfeat.decode import DecodeError, decode_clip
-from harfeat.decode.worker import initialise, worker_context
+from harfeat.decode.pool import each_of
 from harfeat.hashing import sha256_of_file
-from harfeat.interruptions import held_back
 from harfeat.preprocess import TransformConfig, prepare
 
 _QUALITY = 72
@@ -57,25 +53,8 @@ def pictures_of(
     With `transform`, the pixels for the backbone too. Works in `workers` processes, each of which is killed where
     it takes longer than `timeout` seconds for a clip; 0 works in this one, without protection.
     """
-    if workers == 0:
-        yield from (_draw_here(clip, height, transform) for clip in clips)
-        return
-    pool = ProcessPool(workers, context=worker_context(), initializer=initialise)
-    try:
-        with held_back():  # as in harfeat.decode.pool
-            futures = [pool.schedule(draw, args=(clip, height, transform), timeout=timeout) for clip in clips]
-        for future in futures:
-            yield _outcome(future, timeout)
-    finally:
-        pool.stop()
-        pool.join()
-
-
-def _draw_here(clip: Wanted, height: int, transform: TransformConfig | None) -> ClipPictures | str:
-    try:
-        return draw(clip, height, transform)
-    except DecodeError as error:
-        return str(error)
+    for found in each_of(draw, ((clip, height, transform) for clip in clips), workers, timeout):
+        yield str(found) if isinstance(found, DecodeError) else found
 
 
 def draw(clip: Wanted, height: int, transform: TransformConfig | None) -> ClipPictures:
@@ -106,17 +85,3 @@ def _small(index: int, frame: np.ndarray, height: int) -> Picture:
     stream = io.BytesIO()
     image.resize((width, height), Image.Resampling.LANCZOS).save(stream, "JPEG", quality=_QUALITY, optimize=True)
     return Picture(index, width, height, stream.getvalue())
-
-
-def _outcome(future: Any, timeout: float) -> ClipPictures | str:
-    error = future.exception()
-    if error is None:
-        found: ClipPictures = future.result()
-        return found
-    if isinstance(error, DecodeError):
-        return str(error)
-    if isinstance(error, FutureTimeoutError):
-        return f"decoding took longer than {timeout:g} s and was stopped"
-    if isinstance(error, ProcessExpired):
-        return f"the decoder crashed (exit code {error.exitcode})"
-    raise error
