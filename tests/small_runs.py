@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,6 +69,12 @@ def epochs_of(run_dir: Path) -> list[dict[str, str]]:
     """metrics.csv without the column that tells time."""
     with (run_dir / "metrics.csv").open(newline="") as stream:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+
+
+def report_of(run_dir: Path) -> dict[str, Any]:
+    """report.json."""
+    value: dict[str, Any] = json.loads((run_dir / "report.json").read_text())
+    return value
 
 
 def interrupt(patch: pytest.MonkeyPatch, stage: str, epoch: int, interval: float = 0.0) -> None:

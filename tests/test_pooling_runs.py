@@ -14,7 +14,14 @@ from caches import TEST_SPLIT, made_up_cache, second_labels, with_streams
 from click.testing import CliRunner
 from pooling_models import masked_model
 from safetensors.torch import load_file, save_file
-from small_runs import QUICK, assert_refused, epochs_of, interrupt, train_command
+from small_runs import (
+    QUICK,
+    assert_refused,
+    assert_same_run,
+    interrupted_and_resumed,
+    report_of,
+    train_command,
+)
 from test_compact import set_mask
 
 from harfeat.cache import open_cache
@@ -52,11 +59,6 @@ def settings_of(name: str, **changes: Any) -> TrainSettings:
     if told["model"] != "dbof":
         told["standardize"] = False
     return TrainSettings(**told)
-
-
-def report_of(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "report.json").read_text())
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +113,12 @@ def test_what_cannot_be_exported_says_what_can(run: Path, cache: Path, tmp_path:
 
 
 @pytest.mark.parametrize("stage", ["plain", "vib", "finetune"])
-def test_a_resumed_run_is_an_uninterrupted_one(
-    stage: str, run: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_is_an_uninterrupted_one(stage: str, run: Path, cache: Path, tmp_path: Path) -> None:
     asked = settings_of(run.name)
-    with monkeypatch.context() as patch:
-        interrupt(patch, stage, 2)
-        with pytest.raises(KeyboardInterrupt):
-            methods.train(cache, TEST_SPLIT, asked, tmp_path / "run", device=CPU)
-    methods.train(cache, TEST_SPLIT, asked, tmp_path / "run", device=CPU)
-    assert epochs_of(tmp_path / "run") == epochs_of(run)
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    interrupted_and_resumed(
+        lambda: methods.train(cache, TEST_SPLIT, asked, tmp_path / "run", device=CPU), stage, 2
+    )
+    assert_same_run(tmp_path / "run", run)
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))

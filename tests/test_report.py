@@ -15,7 +15,7 @@ import torch
 from caches import TEST_SPLIT, made_up_cache
 from click.testing import CliRunner
 from pages import Page, self_contained
-from small_runs import ODD_CLASSES, QUICK, small_run
+from small_runs import ODD_CLASSES, QUICK, report_of, small_run
 
 from harfeat.cache import open_cache
 from harvib import methods
@@ -45,11 +45,6 @@ def text(finished: Path) -> str:
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def report_of(run: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((run / "report.json").read_text())
-    return value
 
 
 @pytest.mark.parametrize("method", ["vib", "magnitude"])

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_selection import f_classif
-from small_runs import QUICK, assert_refused, assert_same_run, interrupted_and_resumed, train_command
+from small_runs import QUICK, assert_refused, assert_same_run, interrupted_and_resumed, report_of, train_command
 
 from harfeat.cache import ClipRow, open_cache
 from harvib import fusion, methods
@@ -60,11 +60,6 @@ def run(cache: Path) -> Path:
 def trained(cache: Path, run_dir: Path, **fields: Any) -> Path:
     methods.train(cache, TEST_SPLIT, TrainSettings(**{**QUICK, "distill": 0.5, **fields}), run_dir, device=CPU)
     return run_dir
-
-
-def report_of(run_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_dir / "report.json").read_text())
-    return found
 
 
 SETS = st.lists(st.sets(st.integers(0, 6), max_size=7), min_size=1, max_size=12)
