@@ -13,9 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from caches import assert_refused_with
 from hypothesis import given
 from hypothesis import strategies as st
+from tampering import assert_refused_with
 
 from harfeat.cache import (
     CacheError,

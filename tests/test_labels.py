@@ -11,9 +11,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from caches import assert_refused_with, made_up_cache
+from caches import made_up_cache
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tampering import assert_refused_with
 
 from harfeat.cache import (
     Cache,
