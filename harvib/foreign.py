@@ -91,13 +91,13 @@ def read_foreign(path: Path, readout: str | None = None, nonlinearity: str | Non
     told = read_card(path)
     if told is not None:
         readout, nonlinearity = _agreed(path, told, readout, nonlinearity)
+    weights = _read(path)
     if readout is None:
         raise InputError(f"--readout: {path} does not tell it; say one of {', '.join(READOUTS)}")
     if readout not in READOUTS:
         raise InputError(f"--readout {readout}: choose one of {', '.join(READOUTS)}")
     if nonlinearity not in (None, *NONLINEARITIES):
         raise InputError(f"--nonlinearity {nonlinearity}: choose one of {', '.join(NONLINEARITIES)}")
-    weights = _read(path)
     for name, value in weights.items():
         if not value.is_floating_point() or value.is_quantized:
             raise InputError(f"{path}: {name} is {value.dtype}; only floating-point weights can be pruned")

@@ -483,3 +483,21 @@ def test_a_teacher_that_fails_fails_its_pupils_alone(
     failed = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
     assert len(failed) == 2
     assert all("its teacher: training diverged" in line for line in failed)
+
+
+@pytest.mark.parametrize("method", ["dbof-small", "dbof-vib", "dbof-circulant-vib", "netvlad-vib", "netfv-vib"])
+def test_pooled_methods_have_models_on_joined_streams(method: str) -> None:
+    """Inputs chosen by F score would be of no stream; streams are pooled whole, each by itself."""
+    joined = ModelCard(("a", "b", "c"), "f" * 64, "rgb+audio", (1024, 128), several=True)
+    budget = 10_000 if "circulant" in method else 100_000
+    for trial in range(TRIALS):
+        task = Task(budget, 1152, joined, trial)
+        settings = METHODS[method].recipe(task)
+        assert task.spec(settings).smallest(settings.scales_stay) <= budget, "it can be met"
+        assert settings.target_params == budget or 0.9 * budget < task.size(settings) <= budget
+
+
+def test_a_budget_that_joined_streams_cannot_meet_is_told_as_such() -> None:
+    joined = ModelCard(("a", "b", "c"), "f" * 64, "rgb+audio", (1024, 128), several=True)
+    with pytest.raises(NoModelError, match="the smallest model has"):
+        METHODS["dbof-small"].recipe(Task(500, 1152, joined))

@@ -236,6 +236,12 @@ def test_options_that_the_given_model_decides_are_not_offered(tmp_path: Path) ->
         assert (code, "No such option" in errors) == (2, True), option
 
 
+def test_what_is_no_foreign_model_is_told_before_what_is_not_said_of_it(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(InputError, match="no such model file"):
+            read_foreign(path)
+
+
 def test_prune_leaves_a_run_that_started_from_the_given_model(tmp_path: Path) -> None:
     cache = made_up_cache(tmp_path / "c.h5", dim=DIM)
     path = saved(tmp_path / "m.safetensors", kind=nn.GRU, num_layers=2, bidirectional=True)
