@@ -19,6 +19,7 @@ from harvib.commands.quantize import quantize
 from harvib.commands.report import report
 from harvib.commands.sweep import sweep
 from harvib.commands.train import train
+from harvib.devices import lacks_memory
 from harvib.errors import InputError
 
 
@@ -45,6 +46,14 @@ class _Group(click.Group):
             sys.exit(2)
         except OSError as error:
             click.echo(f"{_who()}: {error.filename or 'writing'}: {error.strerror or error}", err=True)
+            sys.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            what = (str(error).splitlines() or [type(error).__name__])[0]
+            click.echo(
+                f"{_who()}: not enough memory: choose a smaller model, or a smaller --batch ({what})", err=True
+            )
             sys.exit(2)
         except KeyboardInterrupt:
             click.echo(f"{_who()}: interrupted; the same command resumes", err=True)

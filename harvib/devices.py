@@ -30,6 +30,11 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, of the GPU or not: of the latter torch only says so in words."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def machine() -> str:
     """The processor, its number of cores and its SIMD level, in one line."""
     info = Path("/proc/cpuinfo")

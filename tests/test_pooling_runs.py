@@ -148,6 +148,9 @@ def test_joined_streams_with_several_labels_are_pooled_each_by_itself(
 def test_settings_that_have_no_such_model_are_refused_in_one_line(cache: Path, tmp_path: Path) -> None:
     result = train_command(cache, tmp_path / "run", "--model", "dbof", "--clusters", "4,4", "--device", "cpu")
     assert_refused(result, "--clusters 4,4: 2 numbers for 1 stream")
+    many = str(10**14)  # of 12 values each are more bytes than there are addresses
+    result = train_command(cache, tmp_path / "run", "--model", "dbof", "--clusters", many, "--device", "cpu")
+    assert_refused(result, "not enough memory: choose a smaller model")
 
 
 VALUES: tuple[Any, ...] = (
