@@ -396,6 +396,17 @@ def test_a_finished_file_of_other_names_or_splits_is_refused(folder: Path, tmp_p
     assert run(folder, tmp_path / "y.h5", "train*").resumed == 12
 
 
+def test_clips_without_a_label_are_unused_whatever_their_file(tmp_path: Path) -> None:
+    for name, first in (("train.tfrecord", "a"), ("validate.tfrecord", "b")):
+        part = videos(first, 4, lambda index: [index] if index else [])
+        write_records(tmp_path / name, [video.payload for video in part])
+    run(tmp_path, tmp_path / "x.h5")
+    with open_cache(tmp_path / "x.h5") as cache:
+        split = cache.splits["yt8m"]
+    assert split.roles.tolist() == [0, 1, 1, 1, 0, 2, 2, 2]
+    assert split.rule.endswith("; 2 of these clips, which have no label, are unused too")
+
+
 def test_clips_without_labels_have_no_splits(folder: Path, tmp_path: Path) -> None:
     told = harfeat("import", folder / "test*", "--from", "yt8m", "--workers", 1, "--out", tmp_path / "x.h5")
     assert "no splits: no clip has a label" in told.output

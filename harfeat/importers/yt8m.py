@@ -132,18 +132,21 @@ def splits_of(partitions: Sequence[str | None], clips: Sequence[ClipRow], seed: 
     """The splits of clips from files of these partitions.
 
     `yt8m` where both train and validate are there; otherwise those of any data set without official ones, and none
-    where no clip has a label.
+    where no clip has a label. Clips without a label are unused: one would keep all others from being trained on.
     """
     groups = [""] * len(clips)
-    if {"train", "validate"} <= set(partitions):
-        roles = [PARTITIONS[name] if name else UNUSED for name in partitions]
-        rule = (
-            "YouTube-8M's partitions, by the names of the files: train* train, validate* test, all others unused"
-        )
-        return (fixed_split("yt8m", roles, groups, rule),)
     counts = [len(clip.all_labels) for clip in clips]
     if not any(counts):
         return ()
+    if {"train", "validate"} <= set(partitions):
+        roles = [PARTITIONS[name] if name else UNUSED for name in partitions]
+        without = sum(role != UNUSED and not count for role, count in zip(roles, counts, strict=True))
+        roles = [role if count else UNUSED for role, count in zip(roles, counts, strict=True)]
+        rule = (
+            "YouTube-8M's partitions, by the names of the files: train* train, validate* test, all others unused"
+        )
+        rule += f"; {without} of these clips, which have no label, are unused too" if without else ""
+        return (fixed_split("yt8m", roles, groups, rule),)
     labels = [clip.label for clip in clips]
     return default_splits(labels, groups, seed=seed, counts=counts if is_several(clips) else None)
 

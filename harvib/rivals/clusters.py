@@ -54,13 +54,18 @@ def _vectors(model: str) -> Recipe:
 
 
 CLUSTERS = {
-    "dbof-small": Rival("DBoF trained at the budget, inputs by F score", False, _small, ("readout",)),
+    "dbof-small": Rival(
+        "DBoF trained at the budget, inputs of one stream by F score", False, _small, ("readout",)
+    ),
     "dbof-vib": Rival("DBoF pruned by VIB", True, by_vib(*_dbof(32, 64, 128, 256)), ("readout",)),
     "dbof-circulant-vib": Rival("circulant DBoF pruned by VIB", True, _vib_circulant, ("readout",)),
     "netvlad-vib": Rival(
-        "NetVLAD pruned by VIB, inputs by F score", True, _vectors("netvlad"), ("readout", "standardize")
+        "NetVLAD pruned by VIB, inputs of one stream by F score",
+        True,
+        _vectors("netvlad"),
+        ("readout", "standardize"),
     ),
     "netfv-vib": Rival(
-        "NetFV pruned by VIB, inputs by F score", True, _vectors("netfv"), ("readout", "standardize")
+        "NetFV pruned by VIB, inputs of one stream by F score", True, _vectors("netfv"), ("readout", "standardize")
     ),
 }
