@@ -181,6 +181,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     replace_synced(temporary, path)
 
 
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all lie whole on the disk before the first gets its name."""
+    parts = {path: path.with_name(f".{path.name}.part") for path in files}
+    try:
+        for path, data in files.items():
+            parts[path].write_bytes(data)
+        for path, part in parts.items():
+            replace_synced(part, path)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
 def _sort_header(path: Path) -> None:
     """Put the header's keys in order, in place: safetensors writes its metadata in an order drawn by chance."""
     with path.open("r+b") as stream:

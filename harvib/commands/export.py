@@ -24,5 +24,7 @@ def export(model: Path, form: str, out: Path) -> None:
 
     onnx: standard operators in float32, batch and time of any size; `harvib evaluate` reads it too, and `harvib
     quantize` writes the same in 8 and 4 bits.
+
+    c: one file of C99 that needs nothing but expf and tanhf, and its header beside it; clips frame by frame.
     """
     click.echo(export_run(model, form, out))

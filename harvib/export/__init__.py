@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harvib.errors import InputError
+from harvib.export.c import write_c
 from harvib.export.torch import to_torch, write_torch
 from harvib.models import SequenceClassifier, recurrent
 from harvib.onnxfile import needs_onnx
@@ -26,7 +27,7 @@ def _onnx(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
     return write_onnx(model, card, out)
 
 
-FORMATS: dict[str, Exporter] = {"torch": write_torch, "onnx": _onnx}
+FORMATS: dict[str, Exporter] = {"torch": write_torch, "onnx": _onnx, "c": write_c}
 
 __all__ = ["FORMATS", "Exporter", "export_run", "to_torch"]
 

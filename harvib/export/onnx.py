@@ -17,8 +17,9 @@ from onnx import TensorProto, helper
 from harvib.cells.stack import Layer
 from harvib.export.graph import IR, OPSET, Graph
 from harvib.export.matrices import Float32, Scheme, Seen
+from harvib.export.numbers import array, array_of_indices
 from harvib.export.onnx_cells import emit_cell
-from harvib.export.store import Store, array, array_of_indices
+from harvib.export.store import Store
 from harvib.export.torch import compact_form
 from harvib.models import SequenceClassifier
 from harvib.onnxfile import FORMAT, VERSION

@@ -7,19 +7,17 @@ that masks have left, and products of whole numbers, have no place in these: the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from onnx import TensorProto
-from torch import Tensor
 
 from harvib.cells.base import Cell
 from harvib.cells.conv import Conv
 from harvib.cells.factorised import CompactFactorised
 from harvib.cells.factorised_linear import FactorisedProjection
 from harvib.cells.feedforward import Feedforward
-from harvib.cells.gated import CompactForm, Kind
+from harvib.cells.gated import CompactForm
 from harvib.cells.gru import CompactGRU
 from harvib.cells.identity import Identity
 from harvib.cells.linear import Projection
@@ -29,8 +27,9 @@ from harvib.cells.rnn import CompactReluRNN, CompactRNN
 from harvib.errors import InputError
 from harvib.export.graph import Graph
 from harvib.export.matrices import FloatMatrix, Stored
+from harvib.export.numbers import GateValues, array
 from harvib.export.onnx_matrices import indices, rebuilt
-from harvib.export.store import Store, array
+from harvib.export.store import Store
 from harvib.factorised import Matrix
 from harvib.kernels import RNNKernel
 
@@ -38,15 +37,12 @@ from harvib.kernels import RNNKernel
 class Gates(ABC):
     """The weights of a gated cell as its equations take them: the kind, its size, biases and factors left."""
 
-    def __init__(
-        self, kind: Kind, cell: Cell, store: Store, biases: Sequence[Tensor], factors: list[Tensor]
-    ) -> None:
-        self.kind, self.hidden, self.store = kind, cell.hidden_size, store
-        self.bias_ih, self.bias_hh = (array(bias) for bias in biases)
-        # The last may be one on the states.
-        named = [*factors, *[torch.ones(self.hidden)] * (len(kind.factors) + 1 - len(factors))]
-        self.is_plain = all(bool((factor == 1).all()) for factor in named)
-        self.factors = [_factor(store, factor) for factor in named]
+    def __init__(self, cell: CompactForm | CompactFactorised, store: Store) -> None:
+        values = GateValues.of(cell)
+        self.kind, self.hidden, self.store = values.kind, values.hidden, store
+        self.bias_ih, self.bias_hh = values.bias_ih, values.bias_hh
+        self.is_plain = all(factor is None for factor in values.factors)
+        self.factors = ["" if factor is None else store.bias(factor) for factor in values.factors]
 
     @abstractmethod
     def matrix(self, part: str, rows: np.ndarray) -> Stored:
@@ -55,8 +51,8 @@ class Gates(ABC):
 
 class _Dense(Gates):
     def __init__(self, cell: CompactForm, store: Store) -> None:
-        ih, hh, *biases = cell.module.all_weights[0]
-        super().__init__(cell.KIND, cell, store, biases, cell.factors())
+        super().__init__(cell, store)
+        ih, hh, *_ = cell.module.all_weights[0]
         self._weights = {"ih": ih, "hh": hh}
 
     def matrix(self, part: str, rows: np.ndarray) -> Stored:
@@ -65,7 +61,7 @@ class _Dense(Gates):
 
 class _Structured(Gates):
     def __init__(self, cell: CompactFactorised, store: Store) -> None:
-        super().__init__(cell.kind, cell, store, (cell.bias_ih, cell.bias_hh), cell.factors())
+        super().__init__(cell, store)
         self._cell = cell
 
     def matrix(self, part: str, rows: np.ndarray) -> Stored:
@@ -250,11 +246,6 @@ def _taps(graph: Graph, products: str, cell: Feedforward) -> str:
 
 def _split(graph: Graph, x: str, parts: int) -> list[str]:
     return graph.ops("Split", parts, x, axis=1, num_outputs=parts)
-
-
-def _factor(store: Store, factor: Tensor) -> str:
-    """A factor by name; empty where it is one everywhere."""
-    return "" if bool((factor == 1).all()) else store.bias(array(factor))
 
 
 def _times(graph: Graph, x: str, factor: str) -> str:

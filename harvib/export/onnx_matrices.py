@@ -12,7 +12,8 @@ import numpy as np
 from onnx import TensorProto
 
 from harvib.errors import InputError
-from harvib.export.store import Store, array, array_of_indices
+from harvib.export.numbers import array, array_of_indices
+from harvib.export.store import Store
 from harvib.factorised import Matrix
 from harvib.factorised.circulant_matrix import CirculantMatrix
 from harvib.factorised.network import TensorNetwork

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from torch import Tensor
 
 from harvib.errors import InputError
 from harvib.export.graph import Graph
@@ -58,13 +57,3 @@ class Store:
     def whole(self, value: np.ndarray) -> str:
         """Whole numbers that say where something stands."""
         return self.graph.constant(value)
-
-
-def array(value: Tensor) -> np.ndarray:
-    """As float32."""
-    return value.detach().cpu().float().numpy()
-
-
-def array_of_indices(indices: np.ndarray) -> np.ndarray:
-    """In as few bytes as hold them: a small model has as many inputs as other weights."""
-    return indices.astype(np.uint16 if indices.max(initial=0) < 1 << 16 else np.uint32)

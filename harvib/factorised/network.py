@@ -123,6 +123,14 @@ class TensorNetwork(Matrix):
         """The einsum of the cores that the matrix is, its row modes before its column modes."""
         return self._equation(None)
 
+    def contractions(self) -> tuple[str, tuple[tuple[int, ...], ...]]:
+        """The einsum of one x, its columns as modes, and the cores, and the cheapest order of its contractions.
+
+        Each names operands by their places among those left; their result goes behind these.
+        """
+        plan = _plan(self._equation([]), self._shapes(()))
+        return plan.equation, plan.path
+
     def _masked_cores(self, factors: Mapping[str, Tensor]) -> list[Tensor]:
         """The cores, the first that has a bond times its factors: (r,), or (B, r) for a core a clip."""
         cores: list[Tensor] = list(self.cores)
