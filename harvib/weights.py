@@ -176,13 +176,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that it is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
-    replace_synced(temporary, path)
+    write_together({path: data})
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write files that belong together: all lie whole on the disk before the first gets its name."""
+    """Write files that belong together: all are written whole before the first gets its name."""
     parts = {path: path.with_name(f".{path.name}.part") for path in files}
     try:
         for path, data in files.items():

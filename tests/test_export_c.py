@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pooling_models
 import pytest
 import torch
 from c_models import CModel, Stream, assert_close, assert_equal, built, compiled, logits_of, needs_compiler
@@ -200,7 +201,7 @@ def test_it_calls_nothing_but_expf_and_tanhf_and_changes_nothing_but_its_states(
     cell: str, level: str, tmp_path: Path
 ) -> None:
     """As wide as gives compilers a reason to call memcpy."""
-    options = {} if cell in UNSTACKED else {"layers": 2, "project": 33}
+    options: dict[str, Any] = {} if cell in UNSTACKED else {"layers": 2, "project": 33}
     spec = masked_model(cell, features=150, inputs=130, hidden=70, **options)
     freeze_masks(spec, open_all=True)
     files = to_c(compact(spec), CARD, "m", "m.h")
@@ -335,13 +336,17 @@ def test_models_that_have_no_c_form_are_refused_in_one_line(
         to_c(small_model("lstm", 0), CARD, "m", "m.h")
 
 
-def test_a_pooling_model_is_refused_in_one_line(tmp_path: Path) -> None:
-    from pooling_models import made_up  # noqa: PLC0415 - of this test alone
+def test_a_model_that_lost_its_backward_cells_streams(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = ModelSpec("gru", "compact", 5, 5, ((3, 0), (2, 0)), 4, reads=(2,))
+    assert_equal(SequenceClassifier(spec).eval(), CARD, tmp_path, (3,))
 
-    save_model(tmp_path / "pool.safetensors", made_up(), CARD)
-    assert_refused(
-        exported(tmp_path / "pool.safetensors", tmp_path / "m.c"), "--format c: not for a model of the kind"
-    )
+
+def test_a_pooling_model_is_refused_in_one_line(tmp_path: Path) -> None:
+    model = pooling_models.plain_model().float()
+    classes = tuple(f"class {number}" for number in range(model.spec.classes))
+    save_model(tmp_path / "pool.safetensors", model, ModelCard(classes, "f" * 64))
+    assert_refused(exported(tmp_path / "pool.safetensors", tmp_path / "m.c"), "--format c: not for a model of")
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))

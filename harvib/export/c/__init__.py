@@ -24,9 +24,7 @@ def write_c(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
     if out.suffix != ".c":
         raise InputError(f"--out {out}: with --format c it ends in .c; the header goes beside it")
     if not header.name.isprintable() or any(bad in header.name for bad in ('"', "\\", "??")):
-        raise InputError(
-            f"--out {str(out)!r}: C cannot include its header: leave out quotes, \\ and ??"
-        )
+        raise InputError(f"--out {str(out)!r}: C cannot include its header: leave out quotes, \\ and ??")
     if header.is_dir():
         raise InputError(f"--out {out}: its header, {header}, is a folder")
     small = compact_form(model)
