@@ -79,7 +79,10 @@ class Stream:
         # Whatever stood there before.
         self._room = (ctypes.c_ubyte * (size + 16))(*[0xA5] * (size + 16))
         self._state = ctypes.byref(self._room, 8)
-        model.call("init", self._state)
+        self.begin()
+
+    def begin(self) -> None:
+        self._model.call("init", self._state)
 
     def see(self, frame: np.ndarray) -> None:
         row = np.ascontiguousarray(frame, np.float32)

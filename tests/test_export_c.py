@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import re
 import shutil
 import subprocess
@@ -231,9 +232,9 @@ def test_two_states_do_not_disturb_each_other(tmp_path: Path) -> None:
     assert all(np.array_equal(stream.logits(), found) for stream, found in zip(streams, alone, strict=True))
 
 
-def test_a_state_is_of_the_size_that_is_told_and_can_begin_again(tmp_path: Path) -> None:
-    for cell in CELLS:
-        model, size = built(small_model(cell, 5), CARD, tmp_path)
+def test_a_state_is_of_the_size_that_is_told(tmp_path: Path) -> None:
+    for cell, readout in itertools.product(CELLS, ("mean", "last")):
+        model, size = built(small_model(cell, 5, readout=readout), CARD, tmp_path)
         probe = tmp_path / "probe.c"
         probe.write_text(
             f'#include "{model.name}.h"\nsize_t size_of_state(void);\n'
@@ -241,8 +242,20 @@ def test_a_state_is_of_the_size_that_is_told_and_can_begin_again(tmp_path: Path)
         )
         library = ctypes.CDLL(str(compiled(probe)))
         library.size_of_state.restype = ctypes.c_size_t
-        # It ends at a multiple of eight bytes.
-        assert library.size_of_state() - 8 < size <= library.size_of_state()
+        assert library.size_of_state() == size
+
+
+def test_a_state_that_begins_again_has_forgotten(tmp_path: Path) -> None:
+    for cell in CELLS:
+        model, size = built(small_model(cell, 6), CARD, tmp_path)
+        x = torch.randn(6, 9).numpy()
+        stream = Stream(model, size)
+        for frame in x[:3]:
+            stream.see(frame)
+        stream.begin()
+        for frame in x[3:]:
+            stream.see(frame)
+        assert np.array_equal(stream.logits(), model.clip(x[3:]))
 
 
 def test_class_names_are_told_whatever_stands_in_them(tmp_path: Path) -> None:

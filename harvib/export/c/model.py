@@ -66,7 +66,7 @@ def to_c(small: SequenceClassifier, card: ModelCard, name: str, include: str) ->
         source=_source(program, described, include, step, head),
         header=_header(program, described),
         constants=program.bytes,
-        state=8 + sum(member.bytes for member in _members(program)) + (8 if program.taps else 0),
+        state=_state_size(program),
     )
 
 
@@ -145,6 +145,12 @@ def _members(program: Program) -> list[Member]:
     return sorted([*program.members, *work], key=lambda member: member.kind)
 
 
+def _state_size(program: Program) -> int:
+    """Bytes: the count of steps, the place in the rings, and the members, filled up to a multiple of eight."""
+    members = sum(member.bytes for member in _members(program))
+    return 8 * (1 + bool(program.taps) + -(-members // 8))
+
+
 def _header(program: Program, told: _Metadata) -> str:
     spec, name, upper = told.spec, told.name, told.upper
     members = "".join(f"    {member.kind} {member.name}[{member.size}];\n" for member in _members(program))
@@ -185,7 +191,7 @@ extern "C" {{
 /* What a clip has left so far. Nobody but the functions below looks inside; copy it to go on from here twice. */
 typedef struct {name}_state {{
     double steps;
-{members}{at}}} {name}_state;
+{at}{members}}} {name}_state;
 
 /* The classes in the order of the logits, UTF-8. */
 extern const char *const {name}_classes[{upper}_CLASSES];
