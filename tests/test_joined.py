@@ -30,6 +30,7 @@ from harvib.metrics import evaluate
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.onnxfile import load_onnx
 from harvib.reduction import reduced
+from harvib.report.run import command as repeating
 from harvib.settings import TrainSettings
 from harvib.source import Source, opened
 from harvib.weights import ModelCard, load_model
@@ -266,6 +267,19 @@ def test_halves_are_drawn_anew_each_epoch(lengths: list[int], seed: int, epoch: 
     assert [batch.features.tolist() for batch in halved.batches(2, CPU)] == [
         batch.features.tolist() for batch in whole.batches(2, CPU)
     ], "all but training sees whole clips"
+
+
+def test_the_repeating_command_names_the_stream_where_there_are_several() -> None:
+    config: dict[str, Any] = {"features": "y.h5", "split": "yt8m", "init": None, "settings": {}, "stream": "rgb"}
+    assert "--features y.h5 " in repeating(config, "again")
+    two = {"recipe": {"streams": {"audio": 128, "rgb": 1024}}}
+    assert "--features y.h5::rgb " in repeating(config | two, "again"), "it would be refused: say which one"
+    parts = [{"features": "y.h5", "stream": stream} for stream in ("rgb", "audio")]
+    fused = repeating(config | {"streams": parts}, "again")
+    assert "--features y.h5::rgb " in fused
+    assert "--features y.h5::audio " in fused
+    other = [{"features": "y.h5", "stream": "rgb"}, {"features": "z.h5", "stream": "audio"}]
+    assert "--features y.h5 " in repeating(config | {"streams": other}, "again")
 
 
 def test_a_run_on_halves_repeats(folder: Path, tmp_path: Path) -> None:

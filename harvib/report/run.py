@@ -6,25 +6,22 @@ import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from markupsafe import Markup
 
-from harfeat.cache import DEFAULT_STREAM
 from harvib import bench
 from harvib.factorised.sparse import ENTRIES
 from harvib.measure import measure_of, score_of
 from harvib.report.classes import ClassFigures, class_figures
 from harvib.report.pixels import kept_pixels, pixels_caption, pixels_plot
 from harvib.report.plots import Curves, confusion_plot, curves_plot, log_alpha_plot
-from harvib.report.runs import Run
+from harvib.report.runs import Run, features_of
 from harvib.report.template import Plot
 from harvib.rundir import RunFolder
 from harvib.settings import TrainSettings
-from harvib.source import Source
 from harvib.weights import load_model
 
 _GATES = {
@@ -276,7 +273,7 @@ def command(config: Mapping[str, Any], run_dir: str) -> str:
     """
     defaults = dataclasses.asdict(TrainSettings())
     cache = "--videos" if "backbone" in config else "--features"
-    options = [[cache, _features(told)] for told in config.get("streams", [config])]
+    options = [[cache, told] for told in features_of(config)]
     options += [["--split", config["split"]], ["--run-dir", run_dir]]
     if config["init"] is not None:
         options.append(["--init", config["init"]])
@@ -294,12 +291,6 @@ def command(config: Mapping[str, Any], run_dir: str) -> str:
         else:
             options.append([f"--{option}", str(value)])
     return " \\\n  ".join(["harvib train", *(shlex.join(words) for words in options)])
-
-
-def _features(told: Mapping[str, Any]) -> str:
-    """A cache's file, and the stream of it where that is another than the default."""
-    stream = told.get("stream", DEFAULT_STREAM)
-    return str(Source(Path(told["features"]), "" if stream == DEFAULT_STREAM else stream))
 
 
 def _pruning(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:

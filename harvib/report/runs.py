@@ -33,9 +33,8 @@ class Run:
 
     @property
     def features(self) -> str:
-        """The cache it was trained on, with the stream where that is not the usual one; of a fused run, all."""
-        told, stream = str(self.config["features"]), self.config.get("stream", DEFAULT_STREAM)
-        return told if stream == DEFAULT_STREAM else str(Source(Path(told), stream))
+        """The cache it was trained on, with the stream where that must be said; of a fused run, all."""
+        return " + ".join(features_of(self.config))
 
     @property
     def fused(self) -> bool:
@@ -67,6 +66,21 @@ class Run:
             return ""
         reason = self.report["interrupted"].get("not_pruned")
         return f"{line[0].upper()}{line[1:]}{f'; nothing is pruned: {reason}' if reason else ''}."
+
+
+def features_of(config: Mapping[str, Any]) -> list[str]:
+    """What `--features` was of the run with this config, or of each of its streams.
+
+    The stream is left out where it is the usual one, and the only one as far as the config tells.
+    """
+    streams = config.get("streams", [config])
+    files = [told["features"] for told in streams]
+    found = []
+    for told in streams:
+        stream, held = told.get("stream", DEFAULT_STREAM), told.get("recipe", {}).get("streams")
+        several = files.count(told["features"]) > 1 or (isinstance(held, Mapping) and len(held) > 1)
+        found.append(str(Source(Path(told["features"]), stream if several or stream != DEFAULT_STREAM else "")))
+    return found
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
