@@ -174,8 +174,6 @@ _POOLED = (
     Row("DBoF, clusters and FC circulant", "dbof-circulant", "plain", replace(_CIRCULANT, method="plain")),
     Row("NetVLAD", "netvlad", "plain", replace(_VLAD, method="plain")),
     Row("NetVLAD, FC circulant", "netvlad-fc", "plain", replace(_VLAD, method="plain", circulant="fc")),
-    Row("NetFV", "netfv", "plain", replace(_VLAD, model="netfv", method="plain")),
-    Row("DBoF, VIB to 20,000", "dbof-20000", "compact", replace(_DBOF, target_params=20_000), "DBoF"),
     Row("DBoF, VIB to 5,000", "dbof-5000", "compact", replace(_DBOF, target_params=5000), "DBoF"),
     Row(
         "DBoF circulant, VIB to 5,000",
