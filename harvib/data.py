@@ -170,7 +170,7 @@ class ClipSet:
 class Parts:
     """Train, validation (held out of the split's train clips, by group) and test part of a split.
 
-    `split_hash` covers the names and roles of the split; `parts_hash` also who is held out.
+    `split_hash` covers the names and roles of the split; `parts_hash` also who is held out, and the labels.
     """
 
     train: ClipSet

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,8 @@ def divide(cache: Cache, split: str, validation: float, seed: int, names: Sequen
     parts = roles.astype(int)
     parts[train[held]] = -1
     ours = [row.name for row in rows]
-    hashes = _hash_of_roles(ours, roles), _hash_of_roles(ours, parts)
+    labels = [",".join(map(str, row.all_labels)) for row in rows]
+    hashes = _hash_of(ours, map(str, roles.tolist())), _hash_of(ours, map(str, parts.tolist()), labels)
     return Division(order[train[~held]], order[train[held]], order[test], *hashes)
 
 
@@ -98,6 +99,7 @@ def _require_two_groups(groups: list[str]) -> None:
         raise InputError("the train part has a single group, so nothing can be held out to select models on")
 
 
-def _hash_of_roles(names: list[str], roles: np.ndarray) -> str:
-    lines = sorted(f"{name}\t{role}\n" for name, role in zip(names, roles.tolist(), strict=True))
+def _hash_of(*columns: Iterable[str]) -> str:
+    """Of rows in any order."""
+    lines = sorted("\t".join(row) + "\n" for row in zip(*columns, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

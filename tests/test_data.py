@@ -87,6 +87,13 @@ def test_parts_are_the_split_with_validation_out_of_train_alone(tmp_path: Path) 
     assert other.parts_hash != parts.parts_hash
 
 
+def test_other_labels_of_the_same_clips_are_other_parts(tmp_path: Path) -> None:
+    ours = parts_of(made_up_cache(tmp_path / "a.h5"))
+    theirs = parts_of(made_up_cache(tmp_path / "b.h5", change=permuted_test_labels))
+    assert ours.split_hash == theirs.split_hash
+    assert ours.parts_hash != theirs.parts_hash
+
+
 def test_test_labels_do_not_change_who_is_held_out(tmp_path: Path) -> None:
     ours = parts_of(made_up_cache(tmp_path / "a.h5"))
     theirs = parts_of(made_up_cache(tmp_path / "b.h5", change=permuted_test_labels))

@@ -154,8 +154,8 @@ def test_a_teacher_may_read_another_stream(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"seed": 1}, "its parts_hash differs"),
-        ({"validation": 0.5}, "its parts_hash differs"),
+        ({"seed": 1}, "other parts_hash than this run's"),
+        ({"validation": 0.5}, "other parts_hash than this run's"),
         ({"distill": 0.0}, "--distill 0 leaves its soft targets out"),
         (
             {"method": "magnitude", "target_ratio": 2.0, "finetune_epochs": 0},
@@ -174,9 +174,9 @@ def test_a_teacher_that_cannot_be_is_refused_before_anything_is_written(
 def test_teachers_of_other_features_or_classes_or_unfinished_are_refused(
     cache: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="its fingerprint differs"):
+    with pytest.raises(InputError, match="other fingerprint than this run's"):
         train(made_up_cache(tmp_path / "a.h5", recipe="other"), tmp_path / "a", teacher)
-    with pytest.raises(InputError, match="its classes differs"):
+    with pytest.raises(InputError, match="other classes than this run's"):
         train(made_up_cache(tmp_path / "b.h5", classes=("run", "hop", "sit")), tmp_path / "b", teacher)
     with pytest.raises(InputError, match="no such run folder"):
         train(cache, tmp_path / "c", tmp_path / "nowhere")
