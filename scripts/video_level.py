@@ -69,7 +69,6 @@ ROWS = (
     Row("lstm", "LSTM-128", f"{_PLAIN} 12 --model lstm --hidden 128 --standardize"),
     Row("dbof", "DBoF", f"{_POOLED} {_DBOF}"),
     Row("dbof-fc", "DBoF, circulant FC", f"{_POOLED} {_DBOF} --circulant fc"),
-    Row("dbof-both", "DBoF, circulant clusters and FC", f"{_POOLED} {_DBOF} --circulant clusters,fc"),
     Row("dbof-fc-vib", "DBoF, circulant FC, VIB to a quarter", _VIB, "compact", "dbof-fc"),
     Row("netvlad", "NetVLAD", f"{_POOLED} {_VLAD}"),
     Row("netvlad-fc", "NetVLAD, circulant FC", f"{_POOLED} {_VLAD} --circulant fc"),

@@ -106,12 +106,15 @@ def file_server(files: dict[str, bytes] | Path) -> Iterator[Answering]:
                     self.close_connection = True
                     return
                 piece = body[begin : min(begin + _PIECE, end)]
+                # Counted first: who has the bytes may ask at once how many there were.
+                with state.lock:
+                    state.sent[name] += len(piece)
                 try:
                     self.wfile.write(piece)
                 except OSError:
+                    with state.lock:
+                        state.sent[name] -= len(piece)
                     break
-                with state.lock:
-                    state.sent[name] += len(piece)
             if cut:
                 self.wfile.flush()
                 self.close_connection = True
