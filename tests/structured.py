@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from small_runs import assert_same_run, interrupted_and_resumed, small_run, train_command
+from test_compact import set_mask
 from torch import nn
 
 from harvib.cells.factorised import FactorisedCell
+from harvib.compact import compact
 from harvib.factorised import NETWORKS
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.runconfig import stack_spec
@@ -25,6 +27,19 @@ def spec_of(inputs: int = INPUTS, classes: int = 4, **changes: Any) -> ModelSpec
     card = ModelCard(tuple(map(str, range(classes))), "")
     rank = {"rank": 2} if changes.get("factorize") in NETWORKS else {}
     return stack_spec(TrainSettings(**{"hidden": 8, **rank, **changes}), inputs, card)
+
+
+def small_of(masked: SequenceClassifier, drop: float, hard: bool) -> SequenceClassifier:
+    """Compact; the masks keep the first three of each and a random share of the others."""
+    for mask in masked.masks().values():
+        keep = torch.rand(mask.mu.numel()) >= drop
+        keep[:3] = True
+        # Not above one: states that grow from step to step would make of the last digit of a float a large error.
+        set_mask(mask, keep.tolist(), (0.2 + 0.8 * torch.rand(len(keep))) * (torch.rand(len(keep)) - 0.5).sign())
+    small = compact(masked)
+    if hard:
+        small.recurrent.use_hard_scales()
+    return small
 
 
 def masked_model(

@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import ODD_CLASSES, assert_refused, small_run
-from test_compact import masked_model, set_mask
+from structured import small_of
+from test_compact import masked_model
 from test_factorised_cells import FORMS, spec_of
 
 from harvib.cli import main
@@ -39,19 +40,6 @@ CELLS = ("conv", "gru", "linear", "lstm", "mean", "mlp", "rnn", "rnn-relu")
 UNSTACKED = ("linear", "mean", "mlp")
 
 pytestmark = needs_compiler
-
-
-def small_of(masked: SequenceClassifier, drop: float, hard: bool) -> SequenceClassifier:
-    """Compact; the masks keep the first three of each and a random share of the others."""
-    for mask in masked.masks().values():
-        keep = torch.rand(mask.mu.numel()) >= drop
-        keep[:3] = True
-        # Not above one: states that grow from step to step would make of the last digit of a float a large error.
-        set_mask(mask, keep.tolist(), (0.2 + 0.8 * torch.rand(len(keep))) * (torch.rand(len(keep)) - 0.5).sign())
-    small = compact(masked)
-    if hard:
-        small.recurrent.use_hard_scales()
-    return small
 
 
 def small_model(cell: str, seed: int, drop: float = 0.4, hard: bool = True, **options: Any) -> SequenceClassifier:

@@ -17,12 +17,10 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from onnx_models import CARD, assert_close, padded
 from small_runs import assert_refused, small_run
-from structured import spec_of
-from test_compact import set_mask
+from structured import small_of, spec_of
 from test_factorised_cells import FORMS
 
 from harvib.cli import main
-from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.evaluate import evaluate_run
 from harvib.export.matrices import Float32, Scheme
@@ -43,14 +41,7 @@ def small_model(
     torch.manual_seed(seed)
     factors = {"factors": 2} if kind.startswith("circulant") and seed % 2 else {}
     masked = SequenceClassifier(spec_of(factorize=kind, **{**form, **factors, **more})).masked().eval()
-    for mask in masked.masks().values():
-        keep = torch.rand(mask.mu.numel()) >= drop
-        keep[:3] = True
-        set_mask(mask, keep.tolist(), (0.2 + 0.8 * torch.rand(len(keep))) * (torch.rand(len(keep)) - 0.5).sign())
-    small = compact(masked)
-    if hard:
-        small.recurrent.use_hard_scales()
-    return small
+    return small_of(masked, drop, hard)
 
 
 def logits_of(small: SequenceClassifier, scheme: Scheme, lengths: tuple[int, ...]) -> torch.Tensor:
