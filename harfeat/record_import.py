@@ -180,14 +180,18 @@ def _selection(settings: RecordSettings, vocabulary: Sequence[str] | None) -> yt
 def _common_layout(files: Sequence[Path]) -> yt8m.Layout:
     """The layout of all files, by the first good record of each; raises InputError where they disagree."""
     found: dict[yt8m.Layout, Path] = {}
+    wrong: list[str] = []
     for path in files:
-        if (layout := yt8m.first_layout(path)) is not None:
+        layout = yt8m.first_layout(path)
+        if isinstance(layout, str):
+            wrong.append(layout)
+        else:
             found.setdefault(layout, path)
         if len(found) > 1:
             (one, first), (other, second) = found.items()
             raise InputError(f"{first} is of {one}, {second} of {other}: import them one by one")
     if not found:
-        raise InputError(f"no record of YouTube-8M's form can be read in any of {len(files)} files, as {files[0]}")
+        raise InputError(f"none of {len(files)} files has a record of YouTube-8M's form; {wrong[0]}")
     return next(iter(found))
 
 

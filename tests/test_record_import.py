@@ -419,6 +419,8 @@ def test_files_that_do_not_fit_together_are_refused(folder: Path, tmp_path: Path
     (tmp_path / "c.gz").write_bytes(b"\x1f\x8b")
     (tmp_path / "d").write_bytes(b"nonsense, but long enough")
     (tmp_path / "e").touch()
+    (tmp_path / "cut").write_bytes((folder / "train00.tfrecord").read_bytes()[:100])
+    write_records(tmp_path / "other", [b""])
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "b").write_bytes(b"")
     cases: list[tuple[tuple[str, ...], str]] = [
@@ -427,8 +429,10 @@ def test_files_that_do_not_fit_together_are_refused(folder: Path, tmp_path: Path
             "a is of video level with rgb .8., audio .8., .*b of frame level with rgb .16., audio .4.: import",
         ),
         (("c.gz",), "gzip"),
-        (("d",), "no record of YouTube-8M's form can be read in any of 1 files"),
-        (("e",), "no record of YouTube-8M's form"),
+        (("d",), "none of 1 files has a record of YouTube-8M's form; .*d, at byte 0: its length is damaged"),
+        (("e",), "none of 1 files has a record of YouTube-8M's form; .*e is empty"),
+        (("cut",), "cut, at byte 0: the file ends within it: 100 bytes lost"),
+        (("other",), "other, at byte 0: it holds no features"),
         (("f",), "is a folder: say which files"),
         (("absent*",), "no such file"),
         (("b", "f/b"), "have one name"),

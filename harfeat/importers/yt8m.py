@@ -16,7 +16,7 @@ from harfeat.cache.labels import is_several
 from harfeat.cache.schema import VERSION
 from harfeat.errors import InputError
 from harfeat.importers.example import FRAME, RecordError, VideoRecord
-from harfeat.importers.tfrecord import Record, read_records
+from harfeat.importers.tfrecord import Damage, Record, read_records
 from harfeat.splits import TEST, TRAIN, UNUSED, Split, default_splits, fixed_split, parse_group_list
 
 PARTITIONS = {"train": TRAIN, "validate": TEST, "test": UNUSED}
@@ -94,16 +94,23 @@ def layout_of(streams: Mapping[str, np.ndarray], level: str) -> Layout:
     return Layout(level, tuple((name, rows.shape[1]) for name, rows in streams.items()))
 
 
-def first_layout(path: Path) -> Layout | None:
-    """The layout of a file's first record that makes sense; None where there is none. Raises InputError."""
+def first_layout(path: Path) -> Layout | str:
+    """The layout of a file's first record that makes sense; what is wrong with the first where none does.
+
+    Raises InputError.
+    """
+    wrong = f"{path} is empty"
     for record in read_records(path):
+        reason = record.reason if isinstance(record, Damage) else ""
         if isinstance(record, Record):
             try:
                 video = VideoRecord(record.payload)
                 return layout_of(video.streams(), video.level)
-            except RecordError:
-                continue  # told when the file is read
-    return None
+            except RecordError as error:
+                reason = str(error)  # told of others when the file is read
+        if record.number == 0:
+            wrong = f"{path}, at byte {record.start:,}: {reason}"
+    return wrong
 
 
 def clip_of(
