@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harfeat.cache import DEFAULT_STREAM, Cache
+from harfeat.cache import DEFAULT_STREAM, Cache, fingerprint_of
 from harvib.classifier import Classifier, Spec, to_json
 from harvib.errors import InputError
 from harvib.families import spec_from_json
@@ -29,7 +30,8 @@ class ModelCard:
 
     Two streams of one cache have one fingerprint; files from before streams had names are of `rgb`. `widths` are
     the values a row of each joined stream (`rgb+audio`), none of one that is not joined. `several`: clips have
-    several labels, and logits are the log-odds of each class by itself.
+    several labels, and logits are the log-odds of each class by itself. `recipe` is what the fingerprint is the
+    hash of: all that makes such features of a video; empty in files from before it was kept.
     """
 
     classes: tuple[str, ...]
@@ -37,12 +39,14 @@ class ModelCard:
     stream: str = DEFAULT_STREAM
     widths: tuple[int, ...] = ()
     several: bool = False
+    recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def extra(self) -> dict[str, str]:
         """What is not so of the usual model, as metadata of a file."""
         found = {"widths": json.dumps(self.widths)} if self.widths else {}
-        return found | ({"several": "true"} if self.several else {})
+        found |= {"several": "true"} if self.several else {}
+        return found | ({"recipe": json.dumps(self.recipe, sort_keys=True)} if self.recipe else {})
 
     @classmethod
     def told(cls, metadata: Mapping[str, str]) -> ModelCard:
@@ -51,12 +55,16 @@ class ModelCard:
         if not all(type(width) is int and width > 0 for width in widths):
             raise ValueError(f"widths {widths}")
         stream, several = metadata.get("stream", DEFAULT_STREAM), metadata.get("several") == "true"
-        return cls(classes, metadata["fingerprint"], stream, widths, several)
+        recipe = json.loads(metadata.get("recipe", "{}"))
+        if not isinstance(recipe, dict) or (recipe and fingerprint_of(recipe) != metadata["fingerprint"]):
+            raise ValueError("the recipe of its features is not the one of its fingerprint")
+        return cls(classes, metadata["fingerprint"], stream, widths, several, recipe)
 
 
 def card_of(cache: Cache, stream: str) -> ModelCard:
     """Of models trained on this stream of a cache."""
-    return ModelCard(cache.classes, cache.fingerprint, stream, widths_of(cache, stream), cache.has_several)
+    widths = widths_of(cache, stream)
+    return ModelCard(cache.classes, cache.fingerprint, stream, widths, cache.has_several, cache.recipe)
 
 
 def save_model(path: Path, model: Classifier, card: ModelCard) -> None:

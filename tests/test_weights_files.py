@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from harfeat.cache import fingerprint_of
 from harvib.cells import shape_of
 from harvib.compact import compact
 from harvib.errors import InputError
@@ -36,6 +37,22 @@ def models() -> dict[str, SequenceClassifier]:
         masked.masks()["f"].log_variance[1] = 9
         masked.masks()["o"].log_variance[0] = 9
     return {"plain": plain, "masked": masked, "compact": compact(masked)}
+
+
+RECIPE = {"kind": "video", "model": "öl", "transform": {"mean": [0.5, 0.25]}}
+
+
+def test_the_recipe_of_the_features_goes_with_the_model(tmp_path: Path) -> None:
+    card = ModelCard(("hop", "run", "sit"), fingerprint_of(RECIPE), recipe=RECIPE)
+    save_model(tmp_path / "m.safetensors", models()["compact"], card)
+    assert load_model(tmp_path / "m.safetensors")[1] == card
+
+
+def test_a_recipe_that_is_not_that_of_the_fingerprint_is_refused(tmp_path: Path) -> None:
+    for number, recipe in enumerate((RECIPE | {"model": "ol"}, {"kind": float("nan")})):
+        path = tmp_path / f"{number}.safetensors"
+        save_model(path, models()["compact"], ModelCard(CARD.classes, fingerprint_of(RECIPE), recipe=recipe))
+        assert "metadata cannot be understood" in refusal(path)
 
 
 @pytest.fixture

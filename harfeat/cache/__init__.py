@@ -1,6 +1,7 @@
 """The feature cache: one HDF5 file or a folder of shards; schema, fingerprint, writer and reader."""
 
 from harfeat.cache.base import ROLES, VIEW, Cache
+from harfeat.cache.fingerprint import fingerprint as fingerprint_of
 from harfeat.cache.labels import label_fields
 from harfeat.cache.reader import open_cache
 from harfeat.cache.schema import (
@@ -26,6 +27,7 @@ __all__ = [
     "ClipRow",
     "Failure",
     "StreamLayout",
+    "fingerprint_of",
     "label_fields",
     "open_cache",
     "sigterm_as_ctrl_c",
