@@ -1,7 +1,4 @@
-"""Push and pull by hf://, against a stand-in for the Hub that speaks its HTTP interface.
-
-In a process of its own, since huggingface_hub reads HF_ENDPOINT when it is imported.
-"""
+"""Push and pull by hf://, against a stand-in for the Hub that speaks its HTTP interface."""
 
 from __future__ import annotations
 
@@ -10,36 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from caches import made_up_cache
-from servers import Hub, hub_server
-
-DRIVER = """
-import json, os, sys
-from click.testing import CliRunner
-from harfeat.cli import main
-for line in sys.stdin:
-    environment, arguments = json.loads(line)
-    os.environ.update(environment)
-    done = CliRunner().invoke(main, arguments)
-    print(json.dumps([done.exit_code, done.stdout, done.stderr]), flush=True)
-"""
-
-
-@dataclass
-class Done:
-    """What a command did."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Done]
+from servers import Hub, Run, hub_server, on_hub
 
 
 @pytest.fixture(scope="module")
@@ -51,34 +24,8 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def harfeat(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Runs a command in a process that took the stand-in for the Hub from its start."""
-    home = tmp_path_factory.mktemp("hub")
-    environment = {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",  # the stand-in speaks the Hub's older way for large files
-        "HARFEAT_CACHE": str(home / "user-cache"),
-        "no_proxy": "*",
-    }
-    with subprocess.Popen(
-        [sys.executable, "-c", DRIVER],
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def run(*arguments: object, token: str = hub.token) -> Done:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            print(json.dumps([{"HF_TOKEN": token}, [*map(str, arguments)]]), file=process.stdin, flush=True)
-            return Done(*json.loads(process.stdout.readline()))
-
+    with on_hub(hub, "harfeat", tmp_path_factory.mktemp("hub")) as run:
         yield run
-        process.stdin.close()
 
 
 def test_a_cache_travels_by_the_hub(hub: Hub, harfeat: Run, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ What is not about caches is for others too: a `Kind` of content, `publish` and `
 """
 
 from harfeat.errors import InputError
+from harfeat.share.extracting import extract_command
 from harfeat.share.kinds import Kind, Listing
 from harfeat.share.markdown import fenced, flat, plain, table
 from harfeat.share.publish import WORKERS, Offer, Pushed, publish
@@ -23,6 +24,7 @@ __all__ = [
     "Outgoing",
     "Pulled",
     "Pushed",
+    "extract_command",
     "fenced",
     "flat",
     "plain",

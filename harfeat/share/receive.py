@@ -101,8 +101,8 @@ def receive(
         try:
             path = check(folder, [entry.name for entry in missing])
         except ValueError:
-            if fresh:
-                (folder / MANIFEST).unlink(missing_ok=True)
+            for name in (MANIFEST, *kind.texts) if fresh else ():
+                (folder / name).unlink(missing_ok=True)
             raise
     return Pulled(
         path,
