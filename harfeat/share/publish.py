@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harfeat.errors import InputError
 from harfeat.share.kinds import Kind
-from harfeat.share.remote import Entry, Outgoing, Publication, Remote, progress_bar
+from harfeat.share.remote import Entry, Outgoing, Publication, Remote, progress_bar, require_workers
 
 WORKERS = 4
 
@@ -58,6 +58,7 @@ def publish(
     `private` is for hf:// only: a repository that is made by this push is seen by its owners alone. `show` draws a
     progress bar over the bytes. Raises InputError.
     """
+    require_workers(workers)
     present = remote.present([item.entry for item in offer.files])
     found = kind.listing(remote)
     there = None if found is None else found[1]

@@ -128,10 +128,15 @@ def progress_bar(label: str, total: int, show: bool) -> Iterator[Progress]:
         yield advance
 
 
-def in_parallel(jobs: Sequence[Callable[[], None]], workers: int, stop: threading.Event) -> None:
-    """Run jobs in threads; the first error, or Ctrl-C, sets `stop`, which jobs are to heed, and is raised."""
+def require_workers(workers: int) -> None:
+    """Raise InputError where nobody would work."""
     if workers < 1:
         raise InputError(f"--workers {workers}: at least one is needed")
+
+
+def in_parallel(jobs: Sequence[Callable[[], None]], workers: int, stop: threading.Event) -> None:
+    """Run jobs in threads; the first error, or Ctrl-C, sets `stop`, which jobs are to heed, and is raised."""
+    require_workers(workers)
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(job) for job in jobs]
         try:

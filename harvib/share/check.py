@@ -46,24 +46,17 @@ def check_run(folder: Path, manifest: ModelManifest) -> None:
         report_table(run.report())
     if not finished:
         raise InputError(f"{folder}: its report is of a run that is not finished")
+    if not streams:
+        _check_model(run, manifest.fingerprint)
+    else:
+        for stream in manifest.streams:
+            _check_model(streams[stream.name], stream.fingerprint)
+        _check_fusion(run, manifest)
     with damage_told(folder / CONFIG):
         runs = read_runs([folder])
     for found in runs:
         with damage_told(found.path):
             _check_shown(found)
-            if found.latency is not None:
-                bench.bench_table(found.latency)
-    if not streams:
-        _check_model(run, manifest.fingerprint)
-        return
-    for stream in manifest.streams:
-        _check_model(streams[stream.name], stream.fingerprint)
-    fused, _ = load_fused(folder)
-    if fused.weights != [stream.weight for stream in manifest.streams]:
-        raise InputError(f"{folder}: the weights of its report are not those of its manifest: file altered")
-    with damage_told(folder / CONFIG):
-        for part in streams.values():
-            _agree(folder, "classes", run.config()["classes"], part.config()["classes"])
 
 
 @contextmanager
@@ -119,6 +112,15 @@ def _check_model(run: RunFolder, fingerprint: str) -> None:
         _check_exported(path, card)
 
 
+def _check_fusion(run: RunFolder, manifest: ModelManifest) -> None:
+    fused, _ = load_fused(run.path)
+    if fused.weights != [stream.weight for stream in manifest.streams]:
+        raise InputError(f"{run.path}: the weights of its report are not those of its manifest: file altered")
+    with damage_told(run.path / CONFIG):
+        for stream in run.streams.values():
+            _agree(run.path, "classes", run.config()["classes"], stream.config()["classes"])
+
+
 def _check_shown(run: Run) -> None:
     """Read all that pages and cards show of a run."""
     for name, default in dataclasses.asdict(TrainSettings()).items():
@@ -130,6 +132,8 @@ def _check_shown(run: Run) -> None:
     command(run.config, "again")
     if confusion := (run.report or {}).get("confusion"):
         class_figures(confusion, run.config["classes"])
+    if run.latency is not None:
+        bench.bench_table(run.latency)
 
 
 def _check_backbone(run: RunFolder, model: Classifier) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -51,7 +52,7 @@ def places(run: Path) -> tuple[str, ...]:
 def named_in(data: bytes, forbidden: Iterable[str]) -> str | None:
     """Which of these a file names, in UTF-8 or as JSON or HTML write it; None where it names none."""
     for place in forbidden:
-        forms = {place, html.escape(place), place.encode("ascii", "backslashreplace").decode()}
+        forms = {place, html.escape(place), json.dumps(place)[1:-1]}
         if any(re.search(re.escape(form.encode()) + rb"(?![A-Za-z0-9_.-])", data) for form in forms):
             return place
     return None
