@@ -267,14 +267,12 @@ def test_a_killed_pull_goes_on_where_it_was(run: Path, made: Path, tmp_path: Pat
             [sys.executable, "-c", code, "pull", server.url, "--to", str(tmp_path / "mine")],
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and set(files_of(tmp_path / "mine")) != set(whole) - {
-            "model.safetensors"
-        }:
+        stage, deadline = tmp_path / "mine" / ".harfeat-pull.new", time.monotonic() + 120
+        while time.monotonic() < deadline and set(files_of(stage)) != set(whole) - {"model.safetensors"}:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        assert not (tmp_path / "mine" / MANIFEST).exists()
+        assert files_of(tmp_path / "mine") == {}, "what is not whole has no name"
         server.statuses = {}
         server.sent.clear()
         assert pull(server.url, tmp_path / "mine").fetched_files == 1
@@ -327,6 +325,41 @@ def test_a_replacement_that_broke_off_still_removes_what_was_there(
         pull(str(shared), tmp_path / "mine")
     push(made / "plain", str(shared))
     assert set(files_of(shared)) == {"config.json", "report.json", "metrics.csv", "model.safetensors"}
+
+
+def test_push_writes_over_nothing_that_it_did_not_send(run: Path, made: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(made / "plain", tmp_path / "other")
+    before = files_of(other)
+    with pytest.raises(InputError, match=r"other: holds a config\.json and no manifest\.json.*give --replace"):
+        push(run, str(other))
+    with pytest.raises(InputError, match="is the run folder itself"):
+        push(run, f"{run}/../run", replace=True)
+    assert files_of(other) == before
+    push(run, str(other), replace=True)
+    assert (pull(str(other)).path / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_what_was_pulled_is_pushed_on(run: Path, tmp_path: Path) -> None:
+    push(run, str(tmp_path / "a"), everything=True)
+    mine = pull(str(tmp_path / "a")).path
+    push(mine, str(tmp_path / "b"), everything=True)
+    assert files_of(tmp_path / "b") == files_of(tmp_path / "a")
+    assert (tmp_path / "b" / MANIFEST).read_bytes() == (tmp_path / "a" / MANIFEST).read_bytes()
+
+
+def test_what_a_broken_pull_left_of_another_model_does_not_come_along(
+    run: Path, fused: Path, tmp_path: Path
+) -> None:
+    shared, mine = tmp_path / "shared", tmp_path / "mine"
+    push(fused / "run", str(shared))
+    (shared / "rgb" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="not there"):
+        pull(str(shared), mine)
+    assert [*mine.glob(".harfeat-pull.new/flow/*")]
+    push(run, str(shared), replace=True)
+    pull(str(shared), mine)
+    assert files_of(mine) == files_of(shared)
+    assert {path.name for path in mine.iterdir() if path.is_dir()} == set()
 
 
 def test_pull_writes_over_nothing_that_is_not_its_own(run: Path, made: Path, tmp_path: Path) -> None:

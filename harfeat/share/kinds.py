@@ -11,8 +11,6 @@ from harfeat.errors import InputError
 from harfeat.share.fetch import MissingError, read_small
 from harfeat.share.remote import Entry, Remote, address, open_remote
 
-MANIFEST_LIMIT = 256 << 20
-
 FORMATS = {"harfeat-manifest": ("harfeat", "cache"), "harvib-model": ("harvib", "model")}
 """By the format of its manifest: the program that pushes and pulls such a folder, and what is in it."""
 
@@ -37,7 +35,9 @@ class Kind:
     of a file that the kind does not know. `repository` is DATASET or MODEL, where it lives on the Hub. `identity`
     says what an identity is the hash of. `texts` are for people, and come along where they are there. `takes` says
     of a listed file whether a pull brings it, `owns` of any file in a local folder whether it would be taken for
-    one of the content, though the manifest does not list it.
+    one of the content, though the manifest does not list it. `staged`: files get their names once all have come
+    and the whole was found good, so that what is there before stays as it is until then. `limit` is the most bytes
+    of a manifest.
     """
 
     format: str
@@ -47,6 +47,8 @@ class Kind:
     texts: tuple[str, ...]
     takes: Callable[[str], bool] = lambda name: True
     owns: Callable[[str], bool] = lambda name: False
+    staged: bool = False
+    limit: int = 256 << 20
 
     @property
     def program(self) -> str:
@@ -70,7 +72,7 @@ class Kind:
         """The manifest of a folder, as it is and read; None where there is none. Raises InputError."""
         source = remote.source(MANIFEST)
         try:
-            text = read_small(source, MANIFEST_LIMIT)
+            text = read_small(source, self.limit)
         except MissingError:
             return None
         try:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harfeat.cache.manifest import MANIFEST
 from harfeat.errors import InputError
 from harfeat.share.kinds import Kind
 from harfeat.share.remote import Entry, Outgoing, Publication, Remote, progress_bar, require_workers
@@ -66,6 +67,12 @@ def publish(
         raise InputError(
             f"{remote.url}: holds another {kind.noun} ({kind.identity} {there.identity[:16]}..., this one is "
             f"{offer.identity[:16]}...): push to another address, or give --replace"
+        )
+    if there is None and present and offer.draft is not None and not replace:
+        # A push of this kind begins with a manifest, so these are somebody else's.
+        raise InputError(
+            f"{remote.url}: holds a {sorted(present)[0]} and no {MANIFEST}, so it is no {kind.noun} that "
+            f"{kind.program} pushed: push to another address, or give --replace"
         )
     old = {} if there is None else {entry.name: entry for entry in there.files}
     missing = [item for item in offer.files if not _is_there(item.entry, present.get(item.entry.name), old)]

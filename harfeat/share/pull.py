@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,11 +32,11 @@ def pull(url: str, to: Path | None = None, *, workers: int = WORKERS, show: bool
             "`harfeat push` wrote, or fetch the file with another tool and run `harfeat info` on it"
         )
 
-    def check(folder: Path, _: Collection[str]) -> Path:
+    def check(folder: Path) -> Path:
         manifest = read_manifest(folder)
         packed = manifest.of_kind("cache")
-        path = folder / packed[0].name if packed else folder
-        with open_cache(path) as cache:
+        path = Path(packed[0].name) if packed else Path()
+        with open_cache(folder / path) as cache:
             if cache.fingerprint != manifest.fingerprint:
                 raise InputError(f"{url}: the manifest is of another cache than its files: tell who published it")
         return path

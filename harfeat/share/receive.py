@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,14 @@ from harfeat.share.remote import Entry, Remote, address, in_parallel, progress_b
 
 _ORIGIN = ".harfeat-pull"
 _LOCK = ".harfeat-pull.lock"
+_STAGE = ".harfeat-pull.new"
 _TEXT_LIMIT = 16 << 20
 _SPARE = 64 << 20
 """Bytes that are left free on the disk."""
 
-Check = Callable[[Path, Collection[str]], Path]
-"""Looks at a folder whose files are all there, some of which (their names) have just come: is it what the manifest
-says? Returns the path to give to the user; raises InputError."""
+Check = Callable[[Path], Path]
+"""Looks at a folder whose files are all there: is it what its manifest says? Returns the path, within the folder,
+to give to the user; raises InputError."""
 
 
 @dataclass(frozen=True)
@@ -74,38 +75,39 @@ def receive(
     files = [entry for entry in listing.files if kind.takes(entry.name)]
     folder = folder_of(url) if to is None else to
     with _held(folder):
-        missing = [entry for entry in files if not _is_there(folder / entry.name, entry)]
+        here = {entry.name for entry in files if _is_there(folder / entry.name, entry)}
         before = _bytes_of(folder / MANIFEST)
         old = _parsed(kind, before)
-        places = {(folder / entry.name).parent for entry in (*files, *(old.files if old else ()))} | {folder}
-        strays = _strays(kind, folder, places, files)
-        _check_place(kind, folder, url, text, [*(entry.name for entry in missing), *strays])
-        _check_room(folder, places, missing)
-        if missing:
+        strays = _strays(kind, folder, (*files, *(old.files if old else ())), files)
+        _check_place(kind, folder, url, text, [*(e.name for e in files if e.name not in here), *strays])
+        fresh = len(here) < len(files) or before != text
+        place = folder / _STAGE if kind.staged and fresh else folder
+        there = {e.name for e in files if place != folder and _is_there(place / e.name, e)}
+        missing = [entry for entry in files if entry.name not in here | there]
+        _check_room(place, missing)
+        if missing and place == folder:
             # While a file is replaced under its name, the old manifest would not be true.
             (folder / MANIFEST).unlink(missing_ok=True)
-        if old is None or old.identity != listing.identity:
-            for name in strays:
-                (folder / name).unlink()
         stop = threading.Event()
         with progress_bar("pull", sum(entry.bytes for entry in missing), show) as progress:
-            in_parallel([_job(remote, folder, entry, progress, stop) for entry in missing], workers, stop)
-        fresh = bool(missing) or before != text
-        if fresh:
-            for name in kind.texts:
-                _fetch_text(remote, folder, name)
-            with atomic_path(folder / MANIFEST) as temporary:
-                temporary.write_bytes(text)
-        for leftover in _parts(places):
+            in_parallel([_job(remote, place, entry, progress, stop) for entry in missing], workers, stop)
+        for leftover in _leftovers(place, folder, files):
             leftover.unlink()  # of files that the publisher has replaced since
+        if fresh:
+            _link(folder, place, here)
+            _write_texts(kind, remote, place, text)
         try:
-            path = check(folder, [entry.name for entry in missing])
+            path = check(place)
         except ValueError:
-            for name in (MANIFEST, *kind.texts) if fresh else ():
+            if place != folder:
+                shutil.rmtree(place)
+            for name in (MANIFEST, *kind.texts) if fresh and place == folder else ():
                 (folder / name).unlink(missing_ok=True)
             raise
+        if place != folder:
+            _install(place, folder, strays if old is None or old.identity != listing.identity else ())
     return Pulled(
-        path,
+        folder / path,
         len(files),
         sum(entry.bytes for entry in files),
         len(missing),
@@ -159,10 +161,15 @@ def _check_place(kind: Kind, folder: Path, url: str, text: bytes, replaced: Sequ
     origin.write_bytes(url.encode())
 
 
-def _strays(kind: Kind, folder: Path, places: Collection[Path], files: Sequence[Entry]) -> list[str]:
-    """Files that would be taken for the content's and are not listed; `places` are the folders it has, and had."""
+def _folders(folder: Path, files: Iterable[Entry]) -> set[Path]:
+    """The folders that hold these files."""
+    return {folder, *((folder / entry.name).parent for entry in files)}
+
+
+def _strays(kind: Kind, folder: Path, known: Iterable[Entry], files: Sequence[Entry]) -> list[str]:
+    """Files that would be taken for the content's and are not of it, in the folders that it has and had."""
     listed = {entry.name for entry in files}
-    found = (path for place in places for path in place.glob("*") if not path.is_dir())
+    found = (path for place in _folders(folder, known) for path in place.glob("*") if not path.is_dir())
     names = (path.relative_to(folder).as_posix() for path in found)
     return sorted(name for name in names if name not in listed and kind.owns(name))
 
@@ -175,8 +182,16 @@ def _parsed(kind: Kind, text: bytes | None) -> Listing | None:
         return None
 
 
-def _parts(places: Collection[Path]) -> list[Path]:
-    return [part for place in places for part in place.glob(".*.part")]
+def _parts(folder: Path, files: Iterable[Entry]) -> list[Path]:
+    return [part for place in _folders(folder, files) for part in place.glob(".*.part")]
+
+
+def _leftovers(place: Path, folder: Path, files: Sequence[Entry]) -> list[Path]:
+    """What is left of earlier attempts; in a place that is nobody else's, all that is not listed."""
+    if place == folder:
+        return _parts(folder, files)
+    listed = {place / entry.name for entry in files}
+    return [path for path in place.rglob("*") if path.is_file() and path not in listed]
 
 
 def _bytes_of(path: Path) -> bytes | None:
@@ -187,8 +202,9 @@ def _is_there(path: Path, entry: Entry) -> bool:
     return path.is_file() and path.stat().st_size == entry.bytes and sha256_of_file(path) == entry.sha256
 
 
-def _check_room(folder: Path, places: Collection[Path], missing: Sequence[Entry]) -> None:
-    parts = sum(part.stat().st_size for part in _parts(places))
+def _check_room(folder: Path, missing: Sequence[Entry]) -> None:
+    folder.mkdir(exist_ok=True)
+    parts = sum(part.stat().st_size for part in _parts(folder, missing))
     needed, free = sum(entry.bytes for entry in missing) - parts + _SPARE, shutil.disk_usage(folder).free
     if missing and needed > free:
         raise InputError(
@@ -212,11 +228,39 @@ def _job(
     return run
 
 
-def _fetch_text(remote: Remote, folder: Path, name: str) -> None:
-    """A card or metadata, for people; nothing relies on them, so a folder may lack them."""
-    try:
-        text = read_small(remote.source(name), _TEXT_LIMIT)
-    except MissingError:
-        return
-    with atomic_path(folder / name) as temporary:
-        temporary.write_bytes(text)
+def _write_texts(kind: Kind, remote: Remote, folder: Path, manifest: bytes) -> None:
+    """The texts for people, and the manifest last."""
+    for name in kind.texts:
+        try:
+            text = read_small(remote.source(name), _TEXT_LIMIT)
+        except MissingError:
+            continue  # nothing relies on them, so a folder may lack them
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(text)
+    with atomic_path(folder / MANIFEST) as temporary:
+        temporary.write_bytes(manifest)
+
+
+def _link(folder: Path, place: Path, names: Iterable[str]) -> None:
+    """Let files of the folder stand in another place too."""
+    for name in names if place != folder else ():
+        target = place / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(folder / name, target)
+        except OSError:  # not on every file system
+            shutil.copyfile(folder / name, target)
+
+
+def _install(place: Path, folder: Path, strays: Iterable[str]) -> None:
+    """Give the files of `place` their names in the folder, the manifest last."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in strays:
+        (folder / name).unlink()
+    found = [path for path in place.rglob("*") if path.is_file() and path.name != MANIFEST]
+    for path in (*found, place / MANIFEST):
+        target = folder / path.relative_to(place)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    shutil.rmtree(place)

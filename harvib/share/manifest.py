@@ -106,6 +106,8 @@ MODELS = Kind(
     ("README.md",),
     takes=lambda name: not is_page(name),
     owns=travels,
+    staged=True,
+    limit=4 << 20,
 )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from harfeat.share import WORKERS, Pulled, receive
 from harvib.errors import InputError
 from harvib.share.check import check_run
 from harvib.share.manifest import MODELS, parse
-from harvib.share.push import ours
+from harvib.share.push import ours, told_of
 
 _SINGLE = (".safetensors", ".onnx", ".pt")
 
@@ -30,23 +29,11 @@ def pull(url: str, to: Path | None = None, *, workers: int = WORKERS, show: bool
             "`harvib push` wrote"
         )
 
-    def check(folder: Path, fresh: Collection[str]) -> Path:
+    def check(folder: Path) -> Path:
         manifest = folder / "manifest.json"
-        try:
+        with told_of(folder, url):
             check_run(folder, parse(manifest.read_bytes(), str(manifest)))
-        except InputError:
-            _remove(folder, fresh)
-            raise
-        return folder
+        return Path()
 
     with ours():
         return receive(MODELS, url, to, check, workers=workers, show=show)
-
-
-def _remove(folder: Path, names: Collection[str]) -> None:
-    """What came and was refused: it must not look like a run."""
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
-    for place in {(folder / name).parent for name in names} - {folder}:
-        if place.is_dir() and not any(place.iterdir()):
-            place.rmdir()

@@ -12,8 +12,9 @@ from harfeat.share import WORKERS, Entry, Offer, Outgoing, Pushed, publish
 from harfeat.share import InputError as ShareError
 from harvib.errors import InputError
 from harvib.share.card import UNKNOWN, model_card
-from harvib.share.check import check_run
+from harvib.share.check import check_run, damage_told
 from harvib.share.manifest import MODELS, ModelFile, ModelManifest, dump, parse
+from harvib.share.names import REPORT
 from harvib.share.staging import Tell, manifest_of, stage
 
 
@@ -42,6 +43,8 @@ def push(
     """
     with ours(), tempfile.TemporaryDirectory() as scratch:
         remote = MODELS.open(url, private)
+        if Path(remote.url).resolve() == run.resolve():
+            raise InputError(f"{run}: is the run folder itself: push to another address")
         folder = Path(scratch) / "model"
         stage(run, folder, everything, tell)
         manifest = manifest_of(folder)
@@ -49,7 +52,8 @@ def push(
         with told_of(folder, run):
             parse(text, str(folder))  # what is pushed can be pulled
             check_run(folder, manifest)
-            card = model_card(folder, manifest, licence)
+            with damage_told(folder / REPORT):
+                card = model_card(folder, manifest, licence)
         offer = Offer(
             [Outgoing(folder / file.name, file) for file in manifest.files],
             text,
@@ -77,9 +81,9 @@ def ours() -> Iterator[None]:
 
 
 @contextmanager
-def told_of(folder: Path, run: Path) -> Iterator[None]:
-    """Errors of the folder that was laid out, as of the run."""
+def told_of(folder: Path, where: Path | str) -> Iterator[None]:
+    """Errors of a folder that the user does not know, as of where it is from."""
     try:
         yield
     except InputError as error:
-        raise InputError(str(error).replace(str(folder), str(run))) from error
+        raise InputError(str(error).replace(str(folder), str(where))) from error
