@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import urllib.parse
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -410,6 +411,8 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(key, value)
+    # What servers before it in this process held would still be there.
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()
     s3fs.S3FileSystem.clear_instance_cache()
     client = boto3.client("s3")
     client.create_bucket(Bucket="team")

@@ -316,6 +316,10 @@ BACKBONES: dict[str, tuple[Callable[[Path], object], str]] = {
         tensors("backbone.safetensors", lambda t, m: m.update(model="hf-hub:evil/x")),
         "knows no such",
     ),
+    "of a huge network": (
+        tensors("backbone.safetensors", lambda t, m: m.update(model="vit_gigantic_patch14_clip_224")),
+        "numbers for vit_gigantic_patch14_clip_224, which has 1,8",
+    ),
     "newer": (
         tensors("backbone.safetensors", lambda t, m: m.update(version="9")),
         "version 9; this program reads 1",
