@@ -281,6 +281,28 @@ def test_a_killed_pull_goes_on_where_it_was(run: Path, made: Path, tmp_path: Pat
     assert evaluate_run(tmp_path / "mine", made / "cache.h5", None, "test", CPU)["clips"] == 40
 
 
+def test_ctrl_c_ends_a_push_and_the_same_command_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, sent = StoreRemote._send, []
+
+    def interrupted(self: StoreRemote, item: Any, *rest: Any) -> None:
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+        sent.append(item.entry.name)
+        send(self, item, *rest)
+
+    arguments = ("push", "--model", run, tmp_path / "shared", "--workers", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreRemote, "_send", interrupted)
+        done = command(*arguments)
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1] == "harvib: interrupted; the same command resumes"
+    assert "4 files, " in (again := command(*arguments)).stdout
+    assert "sent 2 files" in again.stdout
+    assert not [*(tmp_path / "shared").glob(".*")]
+
+
 def test_another_model_is_replaced_only_when_told_to(run: Path, made: Path, fused: Path, tmp_path: Path) -> None:
     shared, mine = tmp_path / "shared", tmp_path / "mine"
     push(run, str(shared), everything=True)

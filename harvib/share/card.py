@@ -106,9 +106,9 @@ def _final(run: Run) -> Mapping[str, Any]:
 
 
 def _data(parts: list[Run]) -> str:
-    """The data set, where the caches tell it; else the first cache's file."""
+    """The data set, where the caches tell one by name; else the first cache's file."""
     told = parts[0].config.get("dataset")
-    return str(told) if told else Path(parts[0].config["features"]).stem
+    return str(told) if told not in (None, "", "folder") else Path(parts[0].config["features"]).stem
 
 
 def _title(run: Run, parts: list[Run]) -> str:
