@@ -293,7 +293,8 @@ def test_a_killed_pull_goes_on_where_it_was(run: Path, made: Path, tmp_path: Pat
 def test_ctrl_c_ends_a_push_and_the_same_command_goes_on(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, sent = StoreRemote._send, []
+    send = StoreRemote._send
+    sent: list[str] = []
 
     def interrupted(self: StoreRemote, item: Any, *rest: Any) -> None:
         if len(sent) == 2:
