@@ -20,14 +20,13 @@ from caches import TEST_SPLIT, made_up_cache
 from click.testing import CliRunner, Result
 from frames import TINY, made_up_frames, weights_file
 from servers import file_server, s3_server
-from shared_models import MANIFEST, change_json
+from shared_models import MANIFEST, change_json, measured
 from small_runs import QUICK, assert_refused, small_run
 
 from harfeat.share import fetch as fetching
 from harfeat.share.fetch import TransferError
 from harfeat.share.store import StoreRemote
 from harvib import fusion, methods, videos
-from harvib.bench import BenchSettings, bench_run
 from harvib.cli import main
 from harvib.errors import InputError
 from harvib.evaluate import evaluate_run
@@ -88,8 +87,7 @@ def on_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def latency(made: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """What bench.json of the pruned run holds."""
     run = shutil.copytree(made / "run", tmp_path_factory.mktemp("bench") / "run")
-    bench_run(run, BenchSettings(repeats=1))
-    return (run / "bench.json").read_bytes()
+    return measured(run)
 
 
 @pytest.fixture
@@ -136,7 +134,7 @@ def test_everything_brings_the_plain_and_the_masked_model(run: Path, made: Path,
     assert {path.name for path in mine.glob("*.safetensors")} == {
         *("model.safetensors", "plain.safetensors", "masked.safetensors")
     }
-    assert command("bench", "--model", mine, "--repeats", 1).exit_code == 0
+    assert json.loads(measured(mine))["plain"]["parameters"] == 740
     settings = TrainSettings(**BRIEF)
     methods.train(made / "cache.h5", TEST_SPLIT, settings, tmp_path / "next", mine, CPU)
     assert (tmp_path / "next" / "plain.safetensors").read_bytes() == (run / "plain.safetensors").read_bytes()
@@ -434,7 +432,7 @@ def test_a_fused_run_travels(fused: Path, tmp_path: Path) -> None:
     caches = [fused / "flow.h5", fused / "rgb.h5"]
     results = [evaluate_run(folder, caches, TEST_SPLIT, "test", CPU) for folder in (fused / "run", mine)]
     assert results[0] == results[1]
-    assert command("bench", "--model", mine, "--repeats", 1).exit_code == 0
+    assert "ratio" in json.loads(measured(mine))
     assert command("report", mine).exit_code == 0
     card = (tmp_path / "shared" / "README.md").read_text()
     assert "Stream flow:" in card
