@@ -15,7 +15,9 @@ MOST_BYTES = 32 * 2**20
 _BEGIN = b"\xff\xd8\xff"
 _IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """In coded data: neither a stuffed byte nor a restart marker. Fill bytes (FF) may come before it."""
-_BEGINS, _ENDS, _SCAN = 0xD8, 0xD9, 0xDA
+_BEGINS, _ENDS, _SCAN, _COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
+_APPLICATION = range(0xE0, 0xF0)
+"""These and comments may hold anything, thumbnails that are JPEGs among them."""
 
 
 class JpegSplitter:
@@ -37,10 +39,11 @@ class JpegSplitter:
         if len(self._held) > MOST_BYTES:
             self._give_up()
 
-    def close(self) -> None:
-        """Nothing follows: a picture that has begun is broken."""
-        self.broken += self._at > 0
-        self._forget(len(self._held))
+    def close(self) -> Iterator[bytes]:
+        """Nothing follows: a picture that has begun is broken, and there may be some in what it held."""
+        while self._at:
+            self._give_up()
+            yield from self.feed(b"")
 
     def _end(self) -> int | None:
         """Where the picture that begins first ends; None where more bytes are needed."""
@@ -67,12 +70,19 @@ class JpegSplitter:
             elif len(held) < self._at + 4:
                 return None
             else:
-                length = int.from_bytes(held[self._at + 2 : self._at + 4], "big")
-                self._at += 2 + length
-                self._scanning = kind == _SCAN
-                if length < 2:
+                end = self._at + 2 + int.from_bytes(held[self._at + 2 : self._at + 4], "big")
+                if len(held) < end:
+                    return None
+                if end < self._at + 4 or self._swallows(kind, end):
                     self._give_up()
+                else:
+                    self._at, self._scanning = end, kind == _SCAN
         return None
+
+    def _swallows(self, kind: int, end: int) -> bool:
+        """Whether the segment that ends here was cut short, and the next picture begins in it."""
+        own = kind == _COMMENT or kind in _APPLICATION
+        return not own and self._held.find(_BEGIN, self._at, end) >= 0
 
     def _begun(self) -> bool:
         """Whether a picture has begun; what stands before it is forgotten."""

@@ -123,16 +123,19 @@ class PipeSource(LiveSource):
 
     def decoded(self) -> Iterator[VideoFrame]:
         splitter, undecoded = JpegSplitter(), 0
+        for jpeg in self._pictures(splitter):
+            frame = self._frame(jpeg)
+            undecoded += frame is None
+            self.broken = splitter.broken + undecoded
+            if frame is not None:
+                yield frame
+        self.broken = splitter.broken + undecoded
+
+    def _pictures(self, splitter: JpegSplitter) -> Iterator[bytes]:
         # read1: what there is, without waiting for more.
         while data := self._stream.read1(_PIECE):  # type: ignore[attr-defined]
-            for jpeg in splitter.feed(data):
-                frame = self._frame(jpeg)
-                undecoded += frame is None
-                self.broken = splitter.broken + undecoded
-                if frame is not None:
-                    yield frame
-        splitter.close()
-        self.broken = splitter.broken + undecoded
+            yield from splitter.feed(data)
+        yield from splitter.close()
 
     def _frame(self, jpeg: bytes) -> VideoFrame | None:
         try:

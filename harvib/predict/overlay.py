@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +20,8 @@ from harvib.weights import replace_synced
 
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _ENCODERS = (("libx264", {"preset": "veryfast", "crf": "20"}), ("mpeg4", {"qscale": "3", "flags": "+qscale"}))
-_TICKS = 90_000
-"""A second, in which the usual frame rates are whole numbers."""
+_MOST_TICKS = 60_000
+"""A second at most: MPEG-4 has no more than 65,535."""
 
 
 class Overlay:
@@ -31,8 +32,13 @@ class Overlay:
 
     def __init__(self, path: Path, fps: float, rows: int) -> None:
         self._path, self._part = path, path.with_name(f".{path.name}.part")
-        self._rate = Fraction(fps).limit_denominator(1_000_000)
-        self._rows, self._last = rows, -1
+        self._rate = _rate_of(fps)
+        # A whole number of ticks to a frame.
+        self._ticks = _MOST_TICKS // self._rate.numerator * self._rate.numerator
+        # Cameras may tell the same time twice, and Matroska counts milliseconds.
+        self._step = self._ticks // 1000
+        self._last = -self._step
+        self._rows = rows
         self._container: Any = None
         self._stream: Any = None
         self._size = (0, 0)
@@ -53,9 +59,8 @@ class Overlay:
         self._panel.draw_on(picture, rows)
         even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = VideoFrame.from_ndarray(even, format="rgb24")
-        # Cameras may tell the same time twice.
-        self._last = max(self._last + 1, round(time * _TICKS))
-        frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
+        self._last = max(self._last + self._step, round(time * self._ticks))
+        frame.pts, frame.time_base = self._last, Fraction(1, self._ticks)
         self._told(lambda: self._container.mux(self._stream.encode(frame)))
 
     def __enter__(self) -> Overlay:
@@ -73,7 +78,9 @@ class Overlay:
             if kind is None:
                 replace_synced(self._part, self._path)
         finally:
-            self._part.unlink(missing_ok=True)
+            # What was wrong with it has been told.
+            with suppress(OSError):
+                self._part.unlink()
 
     def _open(self, height: int, width: int) -> None:
         self._size, self._panel = (height, width), Panel(width, height, self._rows)
@@ -81,7 +88,7 @@ class Overlay:
         name, options = next(pair for pair in _ENCODERS if pair[0] in av.codecs_available)
         stream = container.add_stream(name, rate=self._rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, _TICKS)
+        stream.codec_context.time_base = Fraction(1, self._ticks)
         self._container, self._stream = container, stream
 
     def _told(self, act: Callable[[], Any]) -> Any:
@@ -90,6 +97,12 @@ class Overlay:
             return act()
         except (av.FFmpegError, OSError) as error:
             raise InputError(f"--overlay {self._path}: cannot be written: {error.strerror or error}") from error
+
+
+def _rate_of(fps: float) -> Fraction:
+    """The frames a second as a fraction that ticks can count; the usual ones, such as 30000/1001, exactly."""
+    rates = (Fraction(min(max(fps, 0.01), 1000.0)).limit_denominator(most) for most in (1001, 100, 10, 1))
+    return next(rate for rate in rates if 0 < rate.numerator <= _MOST_TICKS)
 
 
 def overlay_path(text: str, inputs: Sequence[Path]) -> Path:

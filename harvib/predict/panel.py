@@ -13,7 +13,7 @@ _SMALLEST = 11
 """Pixels of the font: what can be read."""
 _SHARE = 24
 """Lines of text that a picture is high."""
-_BACK, _BAR, _FAINT, _TEXT = (12, 14, 20, 190), (56, 132, 255, 255), (255, 255, 255, 40), (255, 255, 255, 255)
+_BACK, _FAINT, _BAR, _TEXT = (12, 14, 20, 190), (44, 48, 58, 215), (40, 108, 225, 255), (255, 255, 255, 255)
 
 Row = tuple[str, float]
 

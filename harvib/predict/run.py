@@ -196,7 +196,9 @@ class _Job:
             return None
         from harvib.predict.overlay import Overlay  # noqa: PLC0415 - FFmpeg and fonts
 
-        return stack.enter_context(Overlay(self.overlay, fps, self.settings.topk))
+        return stack.enter_context(
+            Overlay(self.overlay, fps, min(self.settings.topk, len(self.predictor.classes)))
+        )
 
     def _tell_broken(self, source: LiveSource) -> None:
         if source.broken:
