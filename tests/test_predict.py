@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from harvib.models import SequenceClassifier
 from harvib.onnxfile import load_onnx
 from harvib.predict import Prediction, Predictor, top
 from harvib.settings import BackboneSettings, TrainSettings
-from harvib.weights import load_model
+from harvib.weights import load_model, save_model
 
 CPU = torch.device("cpu")
 
@@ -196,6 +197,31 @@ def _compact(network: SequenceClassifier) -> SequenceClassifier:
     for mask in masked.masks().values():
         mask.freeze(open_all=True)
     return compact(masked.eval())
+
+
+def test_a_model_that_pools_frames(made: Path, tmp_path: Path) -> None:
+    epochs: dict[str, Any] = {"plain_epochs": 2, "validation": 0.3, "clusters": "4", "experts": 2, "bag_frames": 3}
+    settings = TrainSettings(**{**QUICK, **epochs, "method": "plain", "model": "dbof", "standardize": False})
+    methods.train(made / "cache.h5", "group", settings, tmp_path / "run", device=CPU)
+    video = made / "videos" / "sit" / "g0_sit.avi"
+    (whole,) = lines_of(predict("--model", tmp_path / "run", "--json", video).stdout)
+    theirs = wanted_of(tmp_path / "run" / "model.safetensors", made / "cache.h5")["sit/g0_sit.avi"]
+    np.testing.assert_allclose(shares(whole), theirs, atol=1e-5)
+    steps = lines_of(predict("--model", tmp_path / "run", "--json", "--stream", video).stdout)
+    np.testing.assert_allclose(shares(steps[-1]), theirs, atol=1e-5)
+
+
+def test_of_several_labels_each_has_a_probability_of_its_own(made: Path, tmp_path: Path) -> None:
+    network, card = load_model(made / "model.safetensors")
+    save_model(tmp_path / "several.safetensors", network, replace(card, several=True))
+    video = made / "videos" / "jump" / "g0_jump.avi"
+    (one,) = Predictor(made / "model.safetensors", device="cpu").videos([video], workers=0)
+    (several,) = Predictor(tmp_path / "several.safetensors", device="cpu").videos([video], workers=0)
+    assert isinstance(one, Prediction)
+    assert isinstance(several, Prediction)
+    np.testing.assert_array_equal(one.logits, several.logits)
+    np.testing.assert_allclose(several.probabilities, 1 / (1 + np.exp(-one.logits)), atol=1e-12)
+    assert one.probabilities.sum() == pytest.approx(1)
 
 
 def test_a_fused_run_sees_each_stream(made: Path, tmp_path: Path) -> None:

@@ -161,6 +161,19 @@ def test_a_camera_is_seen_frame_by_frame(made: Path, monkeypatch: pytest.MonkeyP
     assert (line["input"], line["source_frames"], line["fps"]) == ("camera 0", 12, 10.0)
 
 
+def test_who_falls_behind_a_camera_is_told_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_camera(monkeypatch)
+    clock = iter(np.arange(0, 100, 0.36))
+    monkeypatch.setattr(live, "monotonic", lambda: float(next(clock)))
+    model = made / "dense.safetensors"
+    result = predict("--model", model, "--stream", "--frames", "30", "0")
+    # 0.26 s more with every picture: above 2 s at the eighth after the first.
+    assert result.stderr.count("camera 0: 2.1 s behind: frames come faster") == 1
+    assert result.stderr.count("\n") == 1
+    clock = iter(np.arange(0, 100, 0.1))
+    assert predict("--model", model, "--stream", "--frames", "30", "0").stderr == ""
+
+
 def test_wrong_use_of_live_sources_is_told_in_one_line(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = b"".join(jpegs_in(video_of(made)))
     cases: list[tuple[str, list[str], str]] = [
@@ -233,7 +246,7 @@ def test_a_terminal_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for stdin in (Terminal(), None):
         monkeypatch.setattr(live.sys, "stdin", stdin)
-        with pytest.raises(InputError, match="standard input is a terminal"):
+        with pytest.raises(InputError, match="standard input is a terminal or closed"):
             live_source(Pipe(), 25)
 
 

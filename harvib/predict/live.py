@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from time import monotonic
 from typing import Any, BinaryIO
 
 import av
@@ -23,6 +24,7 @@ from harvib.predict.jpegs import JpegSplitter
 
 _PIECE = 1 << 16
 _SECONDS_TO_OPEN = 30.0
+_MOST_BEHIND = 2.0
 _DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 """By platform FFmpeg's input device, and the name that a camera's number has there."""
 
@@ -76,6 +78,24 @@ class LiveSource(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the device."""
+
+
+class Clock:
+    """Whether what is done with pictures keeps up with a camera, which does not wait."""
+
+    def __init__(self) -> None:
+        self._begun: float | None = None
+        self._told = False
+
+    def behind(self, time: float) -> float:
+        """Seconds behind a picture of this time, the first time that they are too many; else 0."""
+        now = monotonic() - time
+        self._begun = now if self._begun is None else min(self._begun, now)
+        late = now - self._begun
+        if self._told or late < _MOST_BEHIND:
+            return 0.0
+        self._told = True
+        return late
 
 
 class CameraSource(LiveSource):
@@ -156,7 +176,8 @@ def live_source(live: Live, fps: float) -> LiveSource:
     if not isinstance(live, Camera):
         if sys.stdin is None or sys.stdin.isatty():
             raise InputError(
-                "-: standard input is a terminal; pipe JPEG pictures into it, as of `ffmpeg -i CLIP -f mjpeg -`"
+                "-: standard input is a terminal or closed: pipe JPEG pictures into it, as of "
+                "`ffmpeg -i CLIP -f mjpeg -`"
             )
         return PipeSource(live.name, sys.stdin.buffer, fps)
     try:

@@ -111,7 +111,7 @@ class _Job:
 
     def stream(self, live: Live) -> int:
         """A live source as it comes, until its end or Ctrl-C; 1 where it broke off, or gave nothing."""
-        from harvib.predict.live import BrokenSourceError, live_source  # noqa: PLC0415 - FFmpeg
+        from harvib.predict.live import BrokenSourceError, Clock, live_source  # noqa: PLC0415 - FFmpeg
 
         settings, running = self.settings, self.predictor.stream(self.settings.restart_every)
         # What can be refused is, before a device is opened.
@@ -126,7 +126,7 @@ class _Job:
             source = stack.enter_context(closing(live_source(live, settings.fps)))
             pace = pace_of(self.predictor.samplings, settings.interval, source.fps)
             overlay = self._overlay(stack, source.fps)
-            rows, seen, interrupted = [], False, False
+            rows, seen, interrupted, clock = [], False, False, Clock()
             try:
                 for picture in source.pictures(settings.frames, settings.seconds):
                     due = pace.due(picture.index)
@@ -137,6 +137,11 @@ class _Job:
                     if overlay is not None:
                         overlay.add(picture.rgb(), picture.time, rows)
                     seen = True
+                    if isinstance(live, Camera) and (late := clock.behind(picture.time)):
+                        self.output.note(
+                            f"{live.name}: {late:.1f} s behind: frames come faster than they can be seen; say a "
+                            "larger --interval, or a smaller picture"
+                        )
                 if not seen:
                     failed = Failed(live.name, _nothing(source))
             except BrokenSourceError as error:
