@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from predict_models import CLASSES, HEIGHT, WIDTH, jpeg, make_cache, make_model, make_videos, pictures_of, predict
 from small_runs import assert_refused
 from videos import Recipe, write_video
@@ -277,12 +279,21 @@ def test_a_recording_is_the_pictures_to_the_bit(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "r.mkv")) as container:
         assert float(container.streams.video[0].average_rate or 0) == pytest.approx(30000 / 1001)
     assert record(iter(()), tmp_path / "none.mkv", 25) == 0
+    with pytest.raises(InputError, match="cannot be written: No such file or directory; TMPDIR names another"):
+        record(PipeSource("-", Bytes(jpeg(frames[0])), 25).pictures(), tmp_path / "no" / "r.mkv", 25)  # type: ignore[arg-type]
     mixed = jpeg(frames[0]) + jpeg(frames[0][:32].copy())
     with pytest.raises(BrokenSourceError, match="frames change size, from 64x48 to 64x32"):
         record(PipeSource("-", Bytes(mixed), 25).pictures(), tmp_path / "m.mkv", 25)  # type: ignore[arg-type]
 
 
 def test_pictures_that_no_video_may_have_are_left_out() -> None:
+    huge = io.BytesIO()
+    Image.new("L", (9000, 9000)).save(huge, "JPEG")
+    grey = io.BytesIO()
+    Image.new("L", (8, 8), 99).save(grey, "JPEG")
+    both = PipeSource("-", Bytes(huge.getvalue() + grey.getvalue()), 25)  # type: ignore[arg-type]
+    assert [picture.rgb().tolist() for picture in both.pictures()] == [[[[99] * 3] * 8] * 8]
+    assert both.broken == 1
     strip = jpeg(np.zeros((2, 200, 3), np.uint8))
     source = PipeSource("-", Bytes(strip + jpeg(np.zeros((8, 8, 3), np.uint8))), 25)  # type: ignore[arg-type]
     assert [picture.rgb().shape for picture in source.pictures()] == [(8, 8, 3)]

@@ -210,10 +210,16 @@ def record(pictures: Iterator[Picture], path: Path, fps: float) -> int:
     """Write pictures losslessly as a video of `fps` frames a second; how many there were.
 
     A rule that looks at a whole clip can then be applied as to any file, with pixels that are the same to the bit.
-    Raises BrokenSourceError where their size changes.
+    Raises BrokenSourceError where their size changes, InputError where there is no room for them.
     """
+    try:
+        return _recorded(pictures, path, Fraction(fps).limit_denominator(1_000_000))
+    except av.FFmpegError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}; TMPDIR names another folder") from error
+
+
+def _recorded(pictures: Iterator[Picture], path: Path, rate: Fraction) -> int:
     count = 0
-    rate = Fraction(fps).limit_denominator(1_000_000)
     with av.open(str(path), "w", format="matroska") as container:
         stream: Any = container.add_stream("ffv1", rate=rate)
         for picture in pictures:
