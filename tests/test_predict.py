@@ -277,6 +277,7 @@ def test_a_run_on_videos_brings_its_own_backbone(made: Path, tmp_path: Path) -> 
 def test_what_is_broken_costs_itself_alone(made: Path, tmp_path: Path) -> None:
     whole = made / "videos" / "jump" / "g0_jump.avi"
     (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "notes.txt").write_text("FFmpeg paints text files, frame by frame. " * 200)
     (tmp_path / "empty.avi").write_bytes(b"")
     (tmp_path / "none").mkdir()
     names = [
@@ -286,12 +287,14 @@ def test_what_is_broken_costs_itself_alone(made: Path, tmp_path: Path) -> None:
         tmp_path / "empty.avi",
         tmp_path / "none",
         whole,
+        tmp_path / "notes.txt",
     ]
     result = predict("--model", made / "model.safetensors", "--json", *names)
     assert result.exit_code == 1
     lines = lines_of(result.stdout)
     assert [line["input"] for line in lines] == list(map(str, names))
     errors = [line.get("error") for line in lines]
+    assert errors[6] == "a text, not a video"
     assert errors[1] is None
     assert errors[0] == "no such file or folder"
     assert "not a readable video" in str(errors[2])

@@ -25,8 +25,12 @@ from harvib.predict.jpegs import JpegSplitter
 _PIECE = 1 << 16
 _SECONDS_TO_OPEN = 30.0
 _MOST_BEHIND = 2.0
-_DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
-"""By platform FFmpeg's input device, and the name that a camera's number has there."""
+_DEVICES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "linux": ("v4l2", "/dev/video{}", {}),
+    # FFmpeg would ask for 30000/1001 frames a second, which most cameras of Macs refuse.
+    "darwin": ("avfoundation", "{}", {"framerate": "30"}),
+}
+"""By platform FFmpeg's input device, the name that a camera's number has there, and options."""
 
 
 class BrokenSourceError(Exception):
@@ -194,9 +198,9 @@ def open_device(device: str) -> InputContainer:
             f"camera {device}: cameras have no numbers on this system; pipe one into standard input, as of "
             "`ffmpeg -f dshow -i video=NAME -f mjpeg - | harvib predict --stream ... -`"
         )
-    kind, named = _DEVICES[sys.platform]
+    kind, named, options = _DEVICES[sys.platform]
     name = named.format(device) if device.isdigit() else device
-    return av.open(name, format=kind, timeout=_SECONDS_TO_OPEN)
+    return av.open(name, format=kind, options=options, timeout=_SECONDS_TO_OPEN)
 
 
 def _others() -> str:
