@@ -27,10 +27,10 @@ def predict(inputs: tuple[str, ...], model: Path, device: str, as_json: bool, **
     INPUT is a video, a folder of videos, the number of a camera, or - for an MJPEG stream on standard input.
     Ends with exit code 1 where an input failed; the others are predicted all the same.
     """
-    from harvib.predict import run  # noqa: PLC0415 - what it needs takes seconds to import
-
     settings = PredictSettings(**fields)
     try:
+        from harvib.predict import run  # noqa: PLC0415 - what it needs takes seconds to import
+
         failed = run.predict(model, inputs, settings, device, as_json, click.echo, partial(click.echo, err=True))
     except KeyboardInterrupt:
         click.echo("harvib: interrupted", err=True)
