@@ -24,7 +24,8 @@ from videos import GENUINE
 from harfeat.cache import open_cache
 from harfeat.decode import pool
 from harfeat.decode.worker import Prepared, run
-from harfeat.extractor import pictures
+from harfeat.extractor import InputError as ExtractorError
+from harfeat.extractor import pictures, videos_below
 from harfeat.preprocess import TransformConfig
 from harfeat.sampling import SamplingSettings
 from harfeat.weights import export_weights
@@ -36,6 +37,7 @@ from harvib.export.onnx import write_onnx
 from harvib.models import SequenceClassifier
 from harvib.onnxfile import load_onnx
 from harvib.predict import Prediction, Predictor, top
+from harvib.predict.inputs import Files, inputs_of
 from harvib.settings import BackboneSettings, TrainSettings
 from harvib.weights import load_model, save_model
 
@@ -448,3 +450,20 @@ def test_names_cannot_command_the_terminal(made: Path, tmp_path: Path) -> None:
     assert "\\x1b[31m\\nb\\udcff.avi: " in result.stdout
     (line,) = lines_of(predict("--model", made / "model.safetensors", "--json", tmp_path).stdout)
     assert Path(line["input"]) == odd
+
+
+def test_a_folder_stands_for_all_videos_below_it(tmp_path: Path) -> None:
+    names = ("b.avi", "a/c.MP4", "a/d/e.mkv", ".hidden.avi", "a/._c.mp4", "notes.txt", "a/.git/x.mp4", "0.mov")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    (tmp_path / "gone.avi").symlink_to(tmp_path / "nothing")
+    found = inputs_of([str(tmp_path), str(tmp_path / "b.avi")])
+    assert isinstance(found, Files)
+    wanted = ["0.mov", "a/c.MP4", "a/d/e.mkv", "b.avi", "gone.avi", "b.avi"]
+    assert list(found.videos) == [tmp_path / name for name in wanted]
+    assert found.notes == (f"{tmp_path}: 5 videos",)
+    assert videos_below(tmp_path / "a" / "d") == [tmp_path / "a" / "d" / "e.mkv"]
+    with pytest.raises(ExtractorError, match="no such folder"):
+        videos_below(tmp_path / "b.avi")

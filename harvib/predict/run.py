@@ -44,6 +44,8 @@ def predict(
     files = inputs.videos if isinstance(inputs, Files) else ()
     if isinstance(inputs, Files):
         settings.require_no_live_options()
+    elif isinstance(inputs, Camera) and not (settings.stream or settings.frames or settings.seconds):
+        raise InputError(f"{inputs.name}: has no end: say --seconds or --frames, or --stream")
     overlay = None
     if settings.overlay:
         from harvib.predict.overlay import overlay_path  # noqa: PLC0415 - FFmpeg and fonts
@@ -89,19 +91,15 @@ class _Job:
         """A live source to its end, as a file; 1 where it failed."""
         from harvib.predict.live import BrokenSourceError, live_source, record  # noqa: PLC0415 - FFmpeg
 
-        settings = self.settings
-        if isinstance(live, Camera) and not (settings.frames or settings.seconds):
-            raise InputError(f"{live.name}: has no end: say --seconds or --frames, or --stream")
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harvib-")))
-            source = stack.enter_context(closing(live_source(live, settings.fps)))
-            path = folder / "recorded.mkv"
-            failed = None
-            try:
-                if not record(source.pictures(settings.frames, settings.seconds), path, source.fps):
-                    failed = Failed(live.name, _nothing(source))
-            except BrokenSourceError as error:
-                failed = Failed(live.name, str(error))
+        settings, failed = self.settings, None
+        with tempfile.TemporaryDirectory(prefix="harvib-") as folder:
+            path = Path(folder) / "recorded.mkv"
+            with closing(live_source(live, settings.fps)) as source:
+                try:
+                    if not record(source.pictures(settings.frames, settings.seconds), path, source.fps):
+                        failed = Failed(live.name, _nothing(source))
+                except BrokenSourceError as error:
+                    failed = Failed(live.name, str(error))
             self._tell_broken(source)
             if failed is not None:
                 self.output.failed(failed)
