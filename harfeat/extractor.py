@@ -24,10 +24,23 @@ from harfeat.cache.fingerprint import differing_fields
 from harfeat.datasets import Clip
 from harfeat.errors import InputError
 from harfeat.extraction import FrameModel, backbone_of, outcomes, recipe_of
-from harfeat.preprocess import prepare
+from harfeat.preprocess import TransformConfig, prepare
 from harfeat.sampling import FLOW, SamplingSettings
 from harfeat.settings import PIXELS, ExtractSettings
 from harfeat.weights import identity, load_backbone
+
+__all__ = [
+    "MAY_DIFFER",
+    "ExtractedClip",
+    "Extractor",
+    "InputError",
+    "TransformConfig",
+    "extractor_of",
+    "network_of",
+    "prepare",
+    "sampling_in",
+    "settings_in",
+]
 
 MAY_DIFFER = ("decoder", "precision", "batch_norm", "pillow", "flow.opencv")
 """Fields of a recipe with whose other values features come out alike, if not bit for bit."""
