@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harfeat.cache import DEFAULT_STREAM, VIEW
 from harfeat.extractor import InputError as ExtractorError
 from harfeat.extractor import network_of
 from harvib.backbones import Backbone, Origin, build, load_backbone, whole
@@ -118,6 +119,10 @@ def _recipe(run: Path, card: ModelCard) -> Mapping[str, Any]:
         raise InputError(
             f"{run}: optical flow is no ONNX operator, so a model of it has no pipeline; leave out --with-backbone"
         )
+    if card.stream != DEFAULT_STREAM and not VIEW.fullmatch(card.stream):
+        raise InputError(
+            f"{run}: its stream {card.stream} is not one of frames, so there is no backbone to export"
+        )
     return told
 
 
@@ -147,7 +152,7 @@ def _backbone(
     if weights is not None:
         raise InputError(f"--weights {weights}: {run} needs none: it was trained on frames; leave it out")
     preparation = _resized_whole(run, recipe)
-    if folder.backbone.is_file():
+    if folder.backbone.is_file() or (run.is_dir() and "backbone" in folder.config()):
         return _trained(folder, small, kept, preparation)
     height, width = preparation.size
     _require_features(run, small, 3 * height * width)

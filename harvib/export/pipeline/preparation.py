@@ -1,4 +1,4 @@
-"""What becomes of a raw frame before a backbone sees it: resized and cropped by Pillow and timm, as for a cache."""
+"""What becomes of a raw frame before a backbone sees it, resized and cropped by Pillow and timm, as in a cache."""
 
 from __future__ import annotations
 

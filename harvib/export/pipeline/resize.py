@@ -3,9 +3,9 @@
 Pillow resizes bytes along one axis, rounds to bytes, then along the other; onnxruntime's antialiased Resize does
 so too where each axis has one of its own. Its coefficients are float32 and Pillow's have 22 bits behind the point,
 so about one value in a thousand rounds to the byte beside it. Both axes in one Resize differ by up to 28 of 255,
-which is why it is two. Width comes first; since Pillow 13 height does where it loses more than twice as many pixels
-as the width (its pull request 9549; the rule was found by trying sizes). Sizes and corners are those of timm's
-evaluation transform for every size of frame.
+which is why it is two. Width comes first; since Pillow 13 height does where it loses more than twice as many
+pixels as the width (its pull request 9549; the rule was found by trying sizes). Sizes and corners are those of
+timm's evaluation transform for every size of frame.
 """
 
 from __future__ import annotations
