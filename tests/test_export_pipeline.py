@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -365,10 +366,12 @@ def test_without_the_exporter_one_line_says_what_to_install(
     refused(export(make("pixels").run, tmp_path / "a.onnx"), "pip install 'harfeat[quantize]'", tmp_path)
 
 
-def test_a_folder_in_the_way_is_refused_before_any_work(make: Callable[[str], Made], tmp_path: Path) -> None:
+def test_what_is_in_the_way_and_no_file_is_not_replaced(make: Callable[[str], Made], tmp_path: Path) -> None:
     (tmp_path / "a-backbone.onnx").mkdir()
     assert_refused(export(make("vit").run, tmp_path / "a.onnx"), "a-backbone.onnx is a folder")
-    assert [path.name for path in tmp_path.iterdir()] == ["a-backbone.onnx"]
+    os.mkfifo(tmp_path / "b-model.onnx")
+    assert_refused(export(make("vit").run, tmp_path / "b.onnx"), "b-model.onnx is a device or the like")
+    assert {path.name for path in tmp_path.iterdir()} == {"a-backbone.onnx", "b-model.onnx"}
 
 
 def test_a_full_disk_leaves_nothing_behind(

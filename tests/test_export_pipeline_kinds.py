@@ -12,6 +12,8 @@ from caches import TEST_SPLIT, made_up_cache, with_streams
 from click.testing import CliRunner
 from frames import HEIGHT, TINY, WIDTH, lively, made_up_frames, weights_file
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from small_runs import QUICK, assert_refused
 from test_videos import FIELDS
 
@@ -169,6 +171,27 @@ def test_the_recipes_own_mean_and_deviation_count(tmp_path: Path) -> None:
         backbone = backbone_for(run_on(tmp_path, tmp_path / f"{name}.h5", name))
         found.append(backbone.small(torch.full((1, 3, 64, 64), 99, dtype=torch.uint8)))
     assert not torch.allclose(found[0], found[1], rtol=1e-3)
+
+
+def without_recipe(run: Path) -> None:
+    """Make of its model file one from before it held the recipe."""
+    path = run / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, {key: value for key, value in metadata.items() if key != "recipe"})
+
+
+def test_of_an_older_model_file_the_runs_config_tells_the_recipe(tmp_path: Path) -> None:
+    run = run_on(tmp_path, made_up_cache(tmp_path / "cache.h5", dim=256, recipe=recipe()))
+    wanted = backbone_for(run)
+    without_recipe(run)
+    assert backbone_for(run).preparation == wanted.preparation
+    assert_refused(export(run / "model.safetensors", tmp_path / "f.onnx"), "(kind None)")
+    config = run / "config.json"
+    config.write_text(config.read_text().replace('"bicubic"', '"bilinear"'))
+    assert_refused(
+        export(run, tmp_path / "f.onnx"), "the recipe in config.json is not that of the model's features"
+    )
 
 
 def test_runs_without_a_pipeline_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -47,11 +47,11 @@ def write_pipeline(run: Path, out: Path, weights: str | None = None, quantize: s
     if quantize not in MODEL_SCHEMES:
         raise InputError(f"--quantize {quantize}: with --with-backbone choose one of {', '.join(MODEL_SCHEMES)}")
     paths = [out, *(out.with_name(f"{out.stem}-{part}{out.suffix}") for part in ("backbone", "model"))]
-    if folder := next((path for path in paths if path.is_dir()), None):
-        raise InputError(f"--out {out}: {folder} is a folder")
+    if taken := next((path for path in paths if path.exists() and not path.is_file()), None):
+        raise InputError(f"--out {out}: {taken} is a {'folder' if taken.is_dir() else 'device or the like'}")
     pipeline = pipeline_of(run, weights)
     files = pipeline_files(pipeline, quantize)
-    found = deviations(pipeline, files, exact=quantize == "none")
+    found = deviations(pipeline, files, rounded=quantize != "none")
     write_together(dict(zip(paths, files, strict=True)))
     backbone, kept, classes = pipeline.backbone, len(pipeline.backbone.kept), pipeline.model.spec.classes
     lines = [

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harfeat.cache import DEFAULT_STREAM, VIEW
+from harfeat.cache import DEFAULT_STREAM, VIEW, fingerprint_of
 from harfeat.extractor import InputError as ExtractorError
 from harfeat.extractor import network_of
 from harvib.backbones import Backbone, Origin, build, load_backbone, whole
@@ -103,10 +103,12 @@ def backbone_for(run: Path, weights: str | None = None) -> FrameBackbone:
 
 
 def _recipe(run: Path, card: ModelCard) -> Mapping[str, Any]:
-    told = card.recipe
+    told: Any = card.recipe
     if not told and run.is_dir():
         # Model files of earlier versions do not hold it.
-        told = RunFolder(run).config().get("recipe", {})
+        told = RunFolder(run).config().get("recipe")
+        if isinstance(told, dict) and fingerprint_of(told) != card.fingerprint:
+            raise InputError(f"{run}: the recipe in config.json is not that of the model's features: file altered")
     if card.widths:
         raise InputError(f"{run}: a model of joined streams ({card.stream}) has no one backbone to export")
     if not isinstance(told, dict) or told.get("kind") != "video":
@@ -179,7 +181,9 @@ def _of_timm(
         found = build(origin.model, network)
         full = Backbone(found.trunk, found.block, origin, rounds=False).eval()
     except InputError:
-        features = int(network.num_features)
+        with torch.inference_mode():
+            # timm's num_features is not it where layers stand behind the pooling.
+            features = network(torch.zeros(1, 3, *preparation.size)).shape[1]
         full = whole(network, features, origin)
         why = why or "its family has no last block that can shrink"
     _require_features(run, small, len(full.block.kept))
