@@ -377,7 +377,7 @@ def test_what_is_in_the_way_and_no_file_is_not_replaced(make: Callable[[str], Ma
 def test_a_full_disk_leaves_nothing_behind(
     make: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = Path.write_bytes
+    run, genuine = make("pixels").run, Path.write_bytes
 
     def write(self: Path, data: bytes) -> int:
         if "-model" in self.name:
@@ -385,9 +385,7 @@ def test_a_full_disk_leaves_nothing_behind(
         return genuine(self, data)
 
     monkeypatch.setattr(Path, "write_bytes", write)
-    refused(
-        export(make("pixels").run, tmp_path / "a.onnx"), "cannot be written: No space left on device", tmp_path
-    )
+    refused(export(run, tmp_path / "a.onnx"), "cannot be written: No space left on device", tmp_path)
 
 
 def wrong_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
