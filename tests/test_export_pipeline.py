@@ -362,8 +362,9 @@ def test_features_without_a_pipeline_are_refused_in_one_line(name: str, tmp_path
 def test_without_the_exporter_one_line_says_what_to_install(
     make: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = make("pixels").run
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    refused(export(make("pixels").run, tmp_path / "a.onnx"), "pip install 'harfeat[quantize]'", tmp_path)
+    refused(export(run, tmp_path / "a.onnx"), "pip install 'harfeat[quantize]'", tmp_path)
 
 
 def test_what_is_in_the_way_and_no_file_is_not_replaced(make: Callable[[str], Made], tmp_path: Path) -> None:
@@ -397,13 +398,13 @@ def wrong_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
 def test_files_that_do_not_compute_what_torch_does_are_a_defect_and_not_written(
     make: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = files.network_graph
+    genuine, vit, pixels = files.network_graph, make("vit").run, make("pixels").run
     with monkeypatch.context() as patch:
         patch.setattr(files, "network_graph", lambda *arguments: wrong_weights(genuine(*arguments)))
         with pytest.raises(RuntimeError, match="the exported backbone and torch's differ by"):
-            files.write_pipeline(make("vit").run, tmp_path / "a.onnx", "none")
+            files.write_pipeline(vit, tmp_path / "a.onnx", "none")
     with monkeypatch.context() as patch:
         patch.setattr("harvib.export.pipeline.resize._MODES", {"bilinear": {"mode": "cubic"}})
         with pytest.raises(RuntimeError, match="onnxruntime and Pillow resize apart"):
-            files.write_pipeline(make("pixels").run, tmp_path / "a.onnx")
+            files.write_pipeline(pixels, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
