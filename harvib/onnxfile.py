@@ -63,6 +63,10 @@ def read_onnx(data: bytes, where: str) -> tuple[OnnxClassifier, ModelCard]:
     except DecodeError as error:
         raise InputError(f"{where}: not a readable ONNX file: {error}") from error
     told = {item.key: item.value for item in proto.metadata_props}
+    if told.get("format", "").startswith("harvib-pipeline"):
+        raise InputError(
+            f"{where}: it begins at the frames of a video; name the run, or NAME-model.onnx beside it"
+        )
     if told.get("format") != FORMAT:
         raise InputError(f"{where}: not an ONNX file of harvib (no format in its metadata)")
     if told.get("version") != str(VERSION):
