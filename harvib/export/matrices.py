@@ -16,9 +16,9 @@ from harvib.export.graph import Graph
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Of what a matrix is multiplied by, on the train clips: the largest absolute value."""
+    """Of what a matrix is multiplied by, on the train clips: the largest absolute value of each input, (K,)."""
 
-    largest: float
+    largest: np.ndarray
 
 
 class Stored(ABC):

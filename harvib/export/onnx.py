@@ -15,26 +15,33 @@ import onnx
 from onnx import TensorProto, helper
 
 from harvib.cells.stack import Layer
+from harvib.classifier import Classifier
 from harvib.export.graph import IR, OPSET, Graph
+from harvib.export.made import Exported
 from harvib.export.matrices import Float32, Scheme, Seen
 from harvib.export.numbers import array, array_of_indices
 from harvib.export.onnx_cells import emit_cell
 from harvib.export.store import Store
 from harvib.export.torch import compact_form
-from harvib.models import SequenceClassifier
+from harvib.models import SequenceClassifier, recurrent
 from harvib.onnxfile import FORMAT, VERSION
+from harvib.quantize.schemes import Int8Weights
 from harvib.unitrows import SMALLEST
-from harvib.weights import ModelCard, write_bytes
+from harvib.weights import ModelCard
+
+_SCHEMES: dict[str, Scheme] = {"none": Float32(), "int8": Int8Weights()}
 
 
-def write_onnx(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
-    """Write a model as ONNX in float32; a plain or masked one is compacted first. For `harvib export`."""
-    small = compact_form(model)
-    proto = to_onnx(small, card, Float32())
-    write_bytes(out, proto.SerializeToString(deterministic=True))
-    counts = {node.op_type for node in proto.graph.node} & {"LSTM", "GRU", "RNN", "Scan"}
-    told = f", {', '.join(sorted(counts))}" if counts else ""
-    return f"{out}: ONNX, opset {OPSET}, inputs {small.spec.inputs:,} of {small.spec.features:,}{told}"
+def onnx_file(model: Classifier, card: ModelCard, out: Path, quantize: str) -> Exported:
+    """A model as ONNX; a plain or masked one is compacted first."""
+    small = compact_form(recurrent(model, "--format onnx", ""))
+    proto = to_onnx(small, card, _SCHEMES[quantize])
+    kinds = {node.op_type for node in proto.graph.node} & {"LSTM", "GRU", "RNN", "Scan"}
+    told = f", {', '.join(sorted(kinds))}" if kinds else ""
+    eight = ", weights in 8 bits" if quantize == "int8" else ""
+    inputs = f"inputs {small.spec.inputs:,} of {small.spec.features:,}"
+    line = f"{out}: ONNX, opset {OPSET}, {inputs}{told}{eight}"
+    return Exported({out: proto.SerializeToString(deterministic=True)}, line)
 
 
 def to_onnx(
