@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from onnx_models import CARD, KNOWN, LENGTHS, assert_close, padded, small_model, stacked
+from rounded import rounded
 from small_runs import DIM, ODD_CLASSES, assert_refused, interrupt, small_run
 
 from harfeat.cache import open_cache
@@ -182,17 +183,6 @@ def test_logits_are_those_of_a_naive_loop_over_what_the_file_stores(scheme: str,
     assert np.median(np.abs(found - np.array(expected))) < 1e-3
 
 
-def with_stored_weights(small: SequenceClassifier, four: bool) -> SequenceClassifier:
-    """The float model with the values that the codes stand for."""
-    quantise = by_groups if four else by_rows
-    with torch.no_grad():
-        for module in small.modules():
-            for weight in module.parameters(recurse=False):
-                if weight.ndim == 2:
-                    weight.copy_(torch.from_numpy(quantise(weight.numpy()).values()))
-    return small
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     cell=st.sampled_from(KNOWN),
@@ -212,7 +202,7 @@ def test_every_model_in_every_scheme(
     module, _ = quantised(small, scheme, x, lengths)
     with torch.no_grad():
         found = module(x, lengths)
-        stored_weights = with_stored_weights(small, "4" in scheme)(x, lengths)
+        stored_weights = rounded(small, "4" in scheme)(x, lengths)
         if scheme.endswith("weights"):
             assert_close(stored_weights, found)
         elif cell not in ("rnn-relu", "conv") and hard:

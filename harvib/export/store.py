@@ -34,7 +34,7 @@ class Store:
                 "a structured matrix has no product of whole numbers: say --to int8-weights --to int4-weights"
             )
         rows = in_rows(values)
-        stored = self.scheme.store(self.graph, self.named(part), rows, None)
+        stored = self.scheme.store(self.graph, self.named(part), rows, None, alike=True)
         assert isinstance(stored, FloatMatrix)
         found = self.graph.op("Reshape", stored.dense, self.whole(np.array([-1])))
         if rows.size > values.size:

@@ -51,14 +51,14 @@ class Quantized:
         return bool(self.halvings.any())
 
 
-def by_rows(weight: np.ndarray) -> Quantized:
-    """8 bits, a step a row: codes from -127 to 127."""
-    return _quantized(weight, 127, weight.shape[1])
+def by_rows(weight: np.ndarray, alike: bool = False) -> Quantized:
+    """8 bits, a step a row: codes from -127 to 127; `alike`: columns mean nothing, so that their h is 0."""
+    return _quantized(weight, 127, weight.shape[1], alike)
 
 
-def by_groups(weight: np.ndarray) -> Quantized:
+def by_groups(weight: np.ndarray, alike: bool = False) -> Quantized:
     """4 bits, a step for each 32 columns of a row, the last of them maybe fewer: codes from -7 to 7."""
-    return _quantized(weight, 7, min(GROUP, weight.shape[1]))
+    return _quantized(weight, 7, min(GROUP, weight.shape[1]), alike)
 
 
 def in_rows(values: np.ndarray) -> np.ndarray:
@@ -75,9 +75,9 @@ def packed(codes: np.ndarray) -> bytes:
     return (pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8).tobytes()
 
 
-def _quantized(weight: np.ndarray, largest: int, group: int) -> Quantized:
+def _quantized(weight: np.ndarray, largest: int, group: int, alike: bool) -> Quantized:
     rows, columns = weight.shape
-    halvings = _halvings(weight)
+    halvings = np.zeros(columns, np.uint8) if alike else _halvings(weight)
     groups = -(-columns // group)
     padded = np.zeros((rows, groups * group), np.float32)
     padded[:, :columns] = weight * np.exp2(halvings.astype(np.float64))

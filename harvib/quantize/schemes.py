@@ -45,8 +45,10 @@ def _scaled(graph: Graph, x: str, scales: str) -> str:
 class Int8Weights(Scheme):
     """8 bits a weight, a step a row."""
 
-    def store(self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None) -> FloatMatrix:
-        found = by_rows(weight)
+    def store(
+        self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None, alike: bool = False
+    ) -> FloatMatrix:
+        found = by_rows(weight, alike)
         codes = graph.constant(found.codes, f"{name}.codes")
         steps = graph.constant(found.steps, f"{name}.steps")
         # Not DequantizeLinear: onnxruntime fuses it with a product into one that rounds the inputs to 8 bits too.
@@ -57,8 +59,10 @@ class Int8Weights(Scheme):
 class Int4Weights(Scheme):
     """4 bits a weight, a step of 32 bits for each 32 columns of a row: about 5 bits a weight in all."""
 
-    def store(self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None) -> FloatMatrix:
-        found = by_groups(weight)
+    def store(
+        self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None, alike: bool = False
+    ) -> FloatMatrix:
+        found = by_groups(weight, alike)
         codes = graph.packed(packed(found.codes), found.codes.shape, f"{name}.codes")
         steps = graph.constant(found.steps, f"{name}.steps")
         whole = graph.op("DequantizeLinear", codes, steps, axis=1, block_size=found.group)
@@ -104,8 +108,8 @@ class Int8Dynamic(Scheme):
 
     ROUNDS_INPUTS = True
 
-    def store(self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None) -> Stored:
-        return _Dynamic(graph, name, by_rows(weight))
+    def store(self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None, alike: bool = False) -> Stored:
+        return _Dynamic(graph, name, by_rows(weight, alike))
 
 
 class _Static(_Integers):
@@ -123,10 +127,10 @@ class Int8Static(Scheme):
 
     ROUNDS_INPUTS = True
 
-    def store(self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None) -> Stored:
+    def store(self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None, alike: bool = False) -> Stored:
         if seen is None:
             raise ValueError(f"{name}: a static scheme needs to know what its inputs are on the train clips")
-        return _Static(graph, name, by_rows(weight), seen)
+        return _Static(graph, name, by_rows(weight, alike), seen)
 
 
 SCHEMES: dict[str, Scheme] = {

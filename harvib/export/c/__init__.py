@@ -32,7 +32,7 @@ def c_files(model: Classifier, card: ModelCard, out: Path, quantize: str) -> Exp
         raise InputError(f"--out {out}: its header, {header}, is a folder")
     small = compact_form(model)
     name = identifier(out.stem)
-    files = to_c(small, card, name, header.name)
+    files = to_c(small, card, name, header.name, quantize)
     told = (
         f"{out} and {header.name}: C99, {name}_clip and {name}_step, inputs {small.spec.inputs:,} of "
         f"{small.spec.features:,}, {files.constants:,} bytes of constants, {files.state:,} bytes a state"

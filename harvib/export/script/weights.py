@@ -4,6 +4,7 @@ A structured matrix is stored as the weights that it is made of and rebuilt at e
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ from harvib.factorised.sparse import SparseMatrix
 from harvib.pooling.matrices import Dense
 from harvib.quantize.numbers import Quantized, by_rows, in_rows
 
-Held = Callable[[np.ndarray], nn.Module]
-"""How weights of any shape are stored: a module that gives their floats."""
+
+class Held(Protocol):
+    """How a matrix is stored: a module that gives its floats. `alike`: its columns mean nothing."""
+
+    def __call__(self, values: np.ndarray, alike: bool = False) -> nn.Module: ...
 
 
 class Floats(nn.Module):
@@ -140,16 +144,14 @@ class Turned(nn.Module):
         return found.flatten(0, 1)[: self.rows]
 
 
-def floats(values: np.ndarray) -> nn.Module:
-    """Weights as floats."""
+def floats(values: np.ndarray, alike: bool = False) -> nn.Module:
+    """As they are."""
     return Floats(values)
 
 
-def int8(values: np.ndarray) -> nn.Module:
-    """Weights in 8 bits; those without rows of their own, 32 that share a step."""
-    if values.ndim == 2:
-        return Int8(by_rows(values))
-    return Shaped(Int8(by_rows(in_rows(values))), values.shape)
+def int8(values: np.ndarray, alike: bool = False) -> nn.Module:
+    """In 8 bits."""
+    return Int8(by_rows(values, alike))
 
 
 def rebuilt(matrix: Matrix, held: Held) -> nn.Module:
@@ -162,7 +164,7 @@ def rebuilt(matrix: Matrix, held: Held) -> nn.Module:
 
 def _loose(values: Tensor, held: Held) -> nn.Module:
     """Of weights that are no matrix, whatever their shape."""
-    return Shaped(held(in_rows(array(values))), tuple(values.shape))
+    return Shaped(held(in_rows(array(values)), alike=True), tuple(values.shape))
 
 
 def _dense(matrix: Matrix, held: Held) -> nn.Module:
