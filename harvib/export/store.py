@@ -24,6 +24,17 @@ class Store:
         name = self.named(part)
         return self.scheme.store(self.graph, name, weight, None if self._seen is None else self._seen[name])
 
+    def matrix_floats(self, part: str, weight: np.ndarray) -> str:
+        """Put one in that no product reads: the name of its floats.
+
+        Raises InputError where the scheme has no floats.
+        """
+        if self.scheme.ROUNDS_INPUTS:
+            raise InputError("a pooling model has no product of whole numbers: say --quantize int8")
+        stored = self.scheme.store(self.graph, self.named(part), weight, None)
+        assert isinstance(stored, FloatMatrix)
+        return stored.dense
+
     def floats(self, part: str, values: np.ndarray) -> str:
         """Weights of any shape that something else is made of: the name of their floats, of the same shape.
 
