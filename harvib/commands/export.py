@@ -35,6 +35,8 @@ def export(model: Path, form: str, quantize: str, out: Path) -> None:
     torchscript: one file for torch.jit.load, which needs no harvib, batch and time of any size; `harvib evaluate`
     reads it too.
 
+    executorch: a program whose method `step` takes a frame and a state to logits and the next state.
+
     c: one file of C99 that needs nothing but expf, and its header beside it; clips frame by frame.
     """
     click.echo(export_run(model, form, out, quantize))

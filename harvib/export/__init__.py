@@ -41,10 +41,17 @@ def _torchscript(model: Classifier, card: ModelCard, out: Path, quantize: str) -
     return script_file(model, card, out, quantize)
 
 
+def _executorch(model: Classifier, card: ModelCard, out: Path, quantize: str) -> Exported:
+    from harvib.export.executorch import executorch_file  # noqa: PLC0415 - rarely asked for
+
+    return executorch_file(model, card, out, quantize)
+
+
 FORMATS: dict[str, Format] = {
     "torch": Format(torch_file, ".safetensors"),
     "onnx": Format(_onnx, ".onnx"),
     "torchscript": Format(_torchscript, ".pt"),
+    "executorch": Format(_executorch, ".pte"),
     "c": Format(c_files, ".c"),
 }
 

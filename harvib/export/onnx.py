@@ -6,7 +6,6 @@ Inputs `features` (B, T, D) float32 and `lengths` (B,) int64, how many steps of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from harvib.cells.stack import Layer
 from harvib.classifier import Classifier
 from harvib.errors import InputError
 from harvib.export.graph import IR, OPSET, Graph
-from harvib.export.made import Exported
+from harvib.export.made import Exported, metadata_of
 from harvib.export.matrices import Float32, Scheme, Seen
 from harvib.export.numbers import array, array_of_indices
 from harvib.export.onnx_cells import emit_cell
@@ -172,15 +171,7 @@ def _model(graph: Graph, small: Classifier, card: ModelCard, metadata: Mapping[s
         ir_version=IR,
         producer_name="harvib",
     )
-    told = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "classes": json.dumps(card.classes),
-        "fingerprint": card.fingerprint,
-        "stream": card.stream,
-        **card.extra,
-        "parameters": json.dumps(small.parameter_counts()),
-    }
+    told = metadata_of(small, card, FORMAT, VERSION)
     helper.set_model_props(proto, told | dict(metadata))
     # Whoever reads a file of ours shall not be the first to find that it is none.
     onnx.checker.check_model(proto, full_check=True)

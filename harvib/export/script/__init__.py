@@ -1,7 +1,8 @@
 """Models as TorchScript: one file that torch.jit.load runs, with nothing of harvib, on any batch and time.
 
-PyTorch means torch.export as the successor of this format and warns so; that holds no loop over a time of any
-length, which the factors that masks leave need, and its files need the Python that made them.
+PyTorch means torch.export as the successor of this format and warns so. That takes no recurrence over a time of
+any length: of nn.LSTM too it makes as many steps as its example has (torch 2.14), so that
+harvib/export/executorch.py goes frame by frame.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from harvib.classifier import Classifier
-from harvib.export.made import Exported
+from harvib.export.made import Exported, metadata_of
 from harvib.export.script.model import script_module
 from harvib.export.script.weights import floats, int8
 from harvib.export.torch import compact_form
@@ -40,17 +41,8 @@ def to_script(small: Classifier, card: ModelCard, quantize: str = "none") -> byt
     Raises InputError where a part of the model has not been written.
     """
     module = script_module(small, int8 if quantize == "int8" else floats)
-    told = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "classes": json.dumps(card.classes),
-        "fingerprint": card.fingerprint,
-        "stream": card.stream,
-        **card.extra,
-        "features": str(small.spec.features),
-        "parameters": json.dumps(small.parameter_counts()),
-        "quantize": quantize,
-    }
+    told = metadata_of(small, card, FORMAT, VERSION)
+    told |= {"features": str(small.spec.features), "quantize": quantize}
     return _bytes(module, json.dumps(told, sort_keys=True))
 
 

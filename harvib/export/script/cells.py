@@ -54,6 +54,8 @@ class Linear(nn.Module):
 class Gated(nn.Module):
     """What gated cells have in common: matrices, biases (G*H,), and the factors (H,), None for one everywhere."""
 
+    WIDTH = 1
+    """Of what a step leaves to the next, in units."""
     bias_ih: Tensor
     bias_hh: Tensor
     factor_0: Tensor | None
@@ -63,6 +65,7 @@ class Gated(nn.Module):
     def __init__(self, values: GateValues, ih: nn.Module, hh: nn.Module) -> None:
         super().__init__()
         self.ih, self.hh, self.hidden = ih, hh, values.hidden
+        self.width = self.WIDTH * values.hidden
         self.register_buffer("bias_ih", torch.from_numpy(values.bias_ih).clone())
         self.register_buffer("bias_hh", torch.from_numpy(values.bias_hh).clone())
         for number in range(3):
@@ -109,81 +112,84 @@ class PlainRelu(Gated):
         return torch.rnn_relu(x, zeros, weights, True, 1, 0.0, False, False, True)[0]
 
 
-class LSTM(Gated):
-    """Written out, with its factors: new, memory, output."""
+class WrittenOut(Gated):
+    """Step by step. A state (B, S) is what a step leaves to the next, the cell's output (B, H) first."""
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the inputs give to the gates, (..., G*H)."""
+        return nn.functional.linear(x, self.ih(), self.bias_ih + self.bias_hh)
+
+    def after(self, given: Tensor, hh: Tensor, state: Tensor) -> Tensor:
+        """The state after a step, from what the inputs gave it (B, G*H), W_hh and the state before."""
+        return state
 
     def forward(self, x: Tensor) -> Tensor:
-        xs = nn.functional.linear(x, self.ih(), self.bias_ih + self.bias_hh)
-        hh = self.hh()
-        state = torch.zeros(x.size(0), self.hidden, dtype=x.dtype, device=x.device)
-        memory = state
+        given, hh = self.inputs(x), self.hh()
+        state = torch.zeros(x.size(0), self.width, dtype=x.dtype, device=x.device)
         states: list[Tensor] = []
         for step in range(x.size(1)):
-            i, f, g, o = (xs[:, step] + nn.functional.linear(state, hh)).chunk(4, dim=1)
-            kept, new = f.sigmoid() * memory, i.sigmoid() * g.tanh()
-            factor_1 = self.factor_1
-            if factor_1 is not None:
-                kept = kept * factor_1
-            factor_0 = self.factor_0
-            if factor_0 is not None:
-                new = new * factor_0
-            memory = kept + new
-            state = o.sigmoid() * memory.tanh()
-            factor_2 = self.factor_2
-            if factor_2 is not None:
-                state = state * factor_2
-            states.append(state)
+            state = self.after(given[:, step], hh, state)
+            states.append(state[:, : self.hidden])
         return torch.stack(states, dim=1)
 
 
-class GRU(Gated):
-    """Written out, with its factors: reset, update, output."""
+class LSTM(WrittenOut):
+    """Its factors: new, memory, output. A state is the output and the memory."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        xs = nn.functional.linear(x, self.ih(), self.bias_ih)
-        hh = self.hh()
-        state = torch.zeros(x.size(0), self.hidden, dtype=x.dtype, device=x.device)
-        states: list[Tensor] = []
-        for step in range(x.size(1)):
-            x_r, x_u, x_n = xs[:, step].chunk(3, dim=1)
-            h_r, h_u, h_n = nn.functional.linear(state, hh, self.bias_hh).chunk(3, dim=1)
-            r, u = (x_r + h_r).sigmoid(), (x_u + h_u).sigmoid()
-            factor_0 = self.factor_0
-            if factor_0 is not None:
-                r = r * factor_0
-            factor_1 = self.factor_1
-            if factor_1 is not None:
-                u = u * factor_1
-            n = (x_n + r * h_n).tanh()
-            factor_2 = self.factor_2
-            if factor_2 is not None:
-                n = n * factor_2
-            state = (1 - u) * n + u * state
-            states.append(state)
-        return torch.stack(states, dim=1)
+    WIDTH = 2
+
+    def after(self, given: Tensor, hh: Tensor, state: Tensor) -> Tensor:
+        before, memory = state.chunk(2, dim=1)
+        i, f, g, o = (given + nn.functional.linear(before, hh)).chunk(4, dim=1)
+        kept, new = f.sigmoid() * memory, i.sigmoid() * g.tanh()
+        factor_0, factor_1, factor_2 = self.factor_0, self.factor_1, self.factor_2
+        if factor_1 is not None:
+            kept = kept * factor_1
+        if factor_0 is not None:
+            new = new * factor_0
+        memory = kept + new
+        out = o.sigmoid() * memory.tanh()
+        if factor_2 is not None:
+            out = out * factor_2
+        return torch.cat([out, memory], dim=1)
 
 
-class RNN(Gated):
-    """Written out, with its factor on the states."""
+class GRU(WrittenOut):
+    """Its factors: reset, update, output."""
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.ih(), self.bias_ih)
+
+    def after(self, given: Tensor, hh: Tensor, state: Tensor) -> Tensor:
+        x_r, x_u, x_n = given.chunk(3, dim=1)
+        h_r, h_u, h_n = nn.functional.linear(state, hh, self.bias_hh).chunk(3, dim=1)
+        r, u = (x_r + h_r).sigmoid(), (x_u + h_u).sigmoid()
+        factor_0, factor_1, factor_2 = self.factor_0, self.factor_1, self.factor_2
+        if factor_0 is not None:
+            r = r * factor_0
+        if factor_1 is not None:
+            u = u * factor_1
+        n = (x_n + r * h_n).tanh()
+        if factor_2 is not None:
+            n = n * factor_2
+        return (1 - u) * n + u * state
+
+
+class RNN(WrittenOut):
+    """Its factor is on the states."""
 
     def __init__(self, values: GateValues, ih: nn.Module, hh: nn.Module) -> None:
         super().__init__(values, ih, hh)
         assert isinstance(values.kind.kernel, RNNKernel)
         self.tanh = values.kind.kernel.tanh
 
-    def forward(self, x: Tensor) -> Tensor:
-        xs = nn.functional.linear(x, self.ih(), self.bias_ih + self.bias_hh)
-        hh = self.hh()
-        state = torch.zeros(x.size(0), self.hidden, dtype=x.dtype, device=x.device)
-        states: list[Tensor] = []
-        for step in range(x.size(1)):
-            summed = xs[:, step] + nn.functional.linear(state, hh)
-            state = summed.tanh() if self.tanh else summed.relu()
-            factor_0 = self.factor_0
-            if factor_0 is not None:
-                state = state * factor_0
-            states.append(state)
-        return torch.stack(states, dim=1)
+    def after(self, given: Tensor, hh: Tensor, state: Tensor) -> Tensor:
+        summed = given + nn.functional.linear(state, hh)
+        out = summed.tanh() if self.tanh else summed.relu()
+        factor_0 = self.factor_0
+        if factor_0 is not None:
+            out = out * factor_0
+        return out
 
 
 class MeanSoFar(nn.Module):
@@ -224,18 +230,24 @@ class Taps(nn.Module):
 
 
 _PLAIN: dict[str, type[Gated]] = {"lstm": PlainLSTM, "gru": PlainGRU}
-_WRITTEN_OUT: dict[str, type[Gated]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+_WRITTEN_OUT: dict[str, type[WrittenOut]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 
 
 def _gated(cell: Cell, held: Held) -> nn.Module:
     assert isinstance(cell, CompactForm | CompactFactorised)
     values = GateValues.of(cell)
-    ih, hh = _matrices(cell, held)
     if any(factor is not None for factor in values.factors):
-        return _WRITTEN_OUT[values.kind.name](values, ih, hh)
+        return written_out(cell, held)
+    ih, hh = _matrices(cell, held)
     if isinstance(values.kind.kernel, RNNKernel):
         return (PlainTanh if values.kind.kernel.tanh else PlainRelu)(values, ih, hh)
     return _PLAIN[values.kind.name](values, ih, hh)
+
+
+def written_out(cell: CompactForm | CompactFactorised, held: Held) -> WrittenOut:
+    """A gated cell whose steps can be taken one by one."""
+    values = GateValues.of(cell)
+    return _WRITTEN_OUT[values.kind.name](values, *_matrices(cell, held))
 
 
 def _matrices(cell: CompactForm | CompactFactorised, held: Held) -> tuple[nn.Module, nn.Module]:
