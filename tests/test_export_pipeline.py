@@ -297,8 +297,8 @@ def test_evaluate_says_what_a_pipeline_is(make: Callable[[str], Made]) -> None:
 
 def test_int8_rounds_the_model_and_not_the_backbone(make: Callable[[str], Made], tmp_path: Path) -> None:
     made = make("pixels")
-    told = files.write_pipeline(made.run, tmp_path / "q.onnx", None, "int8")
-    assert "int8: the model's weights; those of the backbone stay floats" in told
+    result = export(made.run, tmp_path / "q.onnx", "--quantize", "int8")
+    assert "int8: the model's weights; those of the backbone stay floats" in result.stdout
     assert (tmp_path / "q-backbone.onnx").read_bytes() == made.file("backbone").read_bytes()
     assert (tmp_path / "q-model.onnx").stat().st_size < 0.6 * made.file("model").stat().st_size
 
@@ -313,7 +313,7 @@ def refused(result: Any, message: str, folder: Path) -> None:
     [
         (["--weights", "none"], "another backbone than that of the features"),
         (["--weights", "nowhere.pth"], "no such file"),
-        (["--format", "c", "--weights", "none"], "--with-backbone needs --format onnx"),
+        (["--format", "c", "--weights", "none"], "a pipeline is written with --format onnx, not c"),
     ],
 )
 def test_wrong_weights_and_formats_are_refused(
@@ -324,7 +324,11 @@ def test_wrong_weights_and_formats_are_refused(
 
 def test_weights_without_a_backbone_are_refused(make: Callable[[str], Made], tmp_path: Path) -> None:
     run, out = make("pixels").run, tmp_path / "a.onnx"
-    refused(export(run, out, "--weights", "none", backbone=False), "--weights needs --with-backbone", tmp_path)
+    refused(
+        export(run, out, "--weights", "none", backbone=False),
+        "are those of the backbone: say --with-backbone",
+        tmp_path,
+    )
     refused(export(run, out, "--weights", "none"), "needs none: it was trained on frames; leave it out", tmp_path)
 
 
@@ -333,16 +337,6 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     "flow": (
         {"kind": "video", "model": "test_vit", "flow": {}, "sampling": {"rule": "uniform", "stream": "flow"}},
         "optical flow is no ONNX operator",
-    ),
-    "border": (
-        {
-            "kind": "video", "model": "test_vit", "weights": "0", "precision": "float32", "dtype": "float32",
-            "transform": {
-                "input_size": [64, 64], "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "border",
-                "mean": [0.5] * 3, "std": [0.5] * 3,
-            },
-        },
-        "crop_mode border, which has no ONNX form here",
     ),
     "nothing": ({"kind": "video", "model": "test_vit"}, "does not tell how frames are prepared"),
     "width": ({"kind": "video", "model": "pixels", "size": [8, 8], "filter": "bilinear"}, "192 features, its"),
@@ -402,9 +396,9 @@ def test_files_that_do_not_compute_what_torch_does_are_a_defect_and_not_written(
     with monkeypatch.context() as patch:
         patch.setattr(files, "network_graph", lambda *arguments: wrong_weights(genuine(*arguments)))
         with pytest.raises(RuntimeError, match="the exported backbone and torch's differ by"):
-            files.write_pipeline(vit, tmp_path / "a.onnx", "none")
+            files.exported_pipeline(vit, tmp_path / "a.onnx", "none", "none")
     with monkeypatch.context() as patch:
         patch.setattr("harvib.export.pipeline.resize._MODES", {"bilinear": {"mode": "cubic"}})
         with pytest.raises(RuntimeError, match="onnxruntime and Pillow resize apart"):
-            files.write_pipeline(pixels, tmp_path / "a.onnx")
+            files.exported_pipeline(pixels, tmp_path / "a.onnx", "none", None)
     assert not list(tmp_path.iterdir())

@@ -198,6 +198,10 @@ def test_runs_without_a_pipeline_are_refused_in_one_line(tmp_path: Path) -> None
     cache = made_up_cache(tmp_path / "cache.h5", recipe=recipe())
     with open_cache(cache) as opened:
         rows = [opened.read(clip).features for clip in range(len(opened.clips))]
+    told = recipe()
+    told["transform"]["crop_mode"] = "border"
+    border = run_on(tmp_path, made_up_cache(tmp_path / "b.h5", dim=256, recipe=told), "border")
+    assert_refused(export(border, tmp_path / "f.onnx"), "crop_mode border, which has no ONNX form here")
     two = with_streams(cache, tmp_path / "two.h5", {"rgb": rows, "audio": rows}, recipe())
     joined = run_on(tmp_path, Path(f"{two}::rgb+audio"), "joined")
     assert_refused(export(joined, tmp_path / "f.onnx"), "joined streams (rgb+audio) has no one backbone")
@@ -207,3 +211,19 @@ def test_runs_without_a_pipeline_are_refused_in_one_line(tmp_path: Path) -> None
     fusion.train([cache, Source(two, "audio")], TEST_SPLIT, settings, tmp_path / "fused", device=CPU)
     assert_refused(export(tmp_path / "fused", tmp_path / "f.onnx"), "a fused run has a model for each stream")
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_model_that_pools_frames_has_a_pipeline_too(tmp_path: Path) -> None:
+    cache = made_up_cache(tmp_path / "cache.h5", dim=256, recipe=recipe())
+    changes: dict[str, Any] = {"model": "dbof", "clusters": "8", "select_inputs": 30, "distill": 0.0}
+    run = run_on(tmp_path, cache, **changes)
+    result = export(run, tmp_path / "p.onnx")
+    assert result.exit_code == 0, result.output
+    backbone, (model, _) = backbone_for(run), load_model(run / "model.safetensors")
+    frames, lengths = clips(2, 3, 70, 90), np.array([3, 1])
+    images = torch.from_numpy(backbone.preparation.pictures(frames.reshape(-1, 70, 90, 3)))
+    with torch.inference_mode():
+        wanted = model(backbone.whole(images).view(2, 3, -1), torch.from_numpy(lengths)).numpy()
+    session = check.session((tmp_path / "p.onnx").read_bytes())
+    (found,) = session.run(["logits"], {"frames": frames, "lengths": lengths})
+    assert np.abs(found - wanted).max() <= 2e-2 * np.abs(wanted).max()

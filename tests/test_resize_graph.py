@@ -15,6 +15,7 @@ from timm.data import create_transform
 from harvib.errors import InputError
 from harvib.export.pipeline.check import preparation_bytes, session
 from harvib.export.pipeline.preparation import preparation_of
+from harvib.export.pipeline.resize import require_graph
 
 Transform = tuple[tuple[int, int], str, float, str]
 TRANSFORMS: tuple[Transform, ...] = (
@@ -106,15 +107,16 @@ def test_a_frame_of_the_size_asked_for_is_cropped_alone() -> None:
     [
         ({"interpolation": "lanczos"}, "interpolation lanczos, .*; there are bilinear, bicubic"),
         ({"crop_mode": "border"}, "crop_mode border, which has no ONNX form"),
-        ({"crop_pct": 1.15}, "crop_pct 1.15 to 224x224, which has no ONNX form"),
-        ({"crop_pct": float("nan")}, "crop_pct nan"),
+        ({"crop_pct": 1.15}, "crop_pct 1.15: a border around frames has no ONNX form"),
+        ({"crop_pct": float("nan")}, "crop_pct nan to 224x224"),
         ({"input_size": (0, 10)}, "to 10x0"),
+        ({"crop_pct": 0.0}, "crop_pct 0"),
         ({"input_size": None}, "does not tell how frames are prepared"),
         ({"crop_pct": "much"}, "does not tell how frames are prepared"),
     ],
 )
 def test_what_has_no_graph_is_refused_in_one_line(change: dict[str, Any], match: str) -> None:
     with pytest.raises(InputError, match=match) as caught:
-        preparation_of(told(TRANSFORMS[0]) | change, "runs/a")
+        require_graph(preparation_of(told(TRANSFORMS[0]) | change, "runs/a"), "runs/a")
     assert str(caught.value).startswith("runs/a: ")
     assert "\n" not in str(caught.value)

@@ -19,10 +19,10 @@ from harfeat.cache import DEFAULT_STREAM, VIEW, fingerprint_of
 from harfeat.extractor import InputError as ExtractorError
 from harfeat.extractor import network_of
 from harvib.backbones import Backbone, Origin, build, load_backbone, whole
+from harvib.classifier import Classifier
 from harvib.errors import InputError
 from harvib.export.pipeline.preparation import Preparation, preparation_of
 from harvib.export.torch import compact_form
-from harvib.models import SequenceClassifier, recurrent
 from harvib.rundir import RunFolder, model_file
 from harvib.weights import ModelCard, front_file, load_model, read_tensors
 
@@ -76,7 +76,7 @@ class Pipeline:
     """
 
     backbone: FrameBackbone
-    model: SequenceClassifier
+    model: Classifier
     card: ModelCard
     recipe: Mapping[str, Any]
 
@@ -89,7 +89,7 @@ def pipeline_of(run: Path, weights: str | None = None) -> Pipeline:
     """
     file = model_file(run)
     model, card = load_model(file)
-    small = compact_form(recurrent(model, f"{run}: --with-backbone"))
+    small = compact_form(model)
     recipe = _recipe(run, card)
     kept = _kept(small, file)
     found = _backbone(run, small, kept, recipe, weights)
@@ -128,7 +128,7 @@ def _recipe(run: Path, card: ModelCard) -> Mapping[str, Any]:
     return told
 
 
-def _kept(small: SequenceClassifier, file: Path) -> Tensor:
+def _kept(small: Classifier, file: Path) -> Tensor:
     """The features that have to be there, ascending."""
     spec = small.spec
     if spec.normalize or spec.inputs == spec.features:
@@ -138,15 +138,15 @@ def _kept(small: SequenceClassifier, file: Path) -> Tensor:
     return small.selection.clone()
 
 
-def _reading_all(small: SequenceClassifier, features: int) -> SequenceClassifier:
+def _reading_all(small: Classifier, features: int) -> Classifier:
     spec = dataclasses.replace(small.spec, features=features)
-    reading = SequenceClassifier(spec)
+    reading = spec.build()
     reading.load_state_dict(small.state_dict() | {"selection": torch.arange(features)})
     return reading.eval()
 
 
 def _backbone(
-    run: Path, small: SequenceClassifier, kept: Tensor, recipe: Mapping[str, Any], weights: str | None
+    run: Path, small: Classifier, kept: Tensor, recipe: Mapping[str, Any], weights: str | None
 ) -> FrameBackbone:
     folder = RunFolder(run if run.is_dir() else run.parent)
     if recipe.get("model") != PIXELS:
@@ -165,7 +165,7 @@ def _backbone(
 
 
 def _of_timm(
-    run: Path, small: SequenceClassifier, kept: Tensor, recipe: Mapping[str, Any], weights: str | None
+    run: Path, small: Classifier, kept: Tensor, recipe: Mapping[str, Any], weights: str | None
 ) -> FrameBackbone:
     """The backbone that made the features of a cache, in float32: nothing between its layers is rounded."""
     transform = recipe.get("transform")
@@ -190,9 +190,7 @@ def _of_timm(
     return _shrunk(full, kept, preparation, why)
 
 
-def _trained(
-    folder: RunFolder, small: SequenceClassifier, kept: Tensor, preparation: Preparation
-) -> FrameBackbone:
+def _trained(folder: RunFolder, small: Classifier, kept: Tensor, preparation: Preparation) -> FrameBackbone:
     """The backbone of a run on videos; as a whole, that of its plain model."""
     found = load_backbone(folder.path)
     _require_features(folder.path, small, len(found.block.kept))
@@ -242,7 +240,7 @@ def _resized_whole(run: Path, recipe: Mapping[str, Any]) -> Preparation:
     return preparation_of(told | {"interpolation": recipe.get("filter", "bilinear")}, str(run))
 
 
-def _require_features(run: Path, small: SequenceClassifier, found: int) -> None:
+def _require_features(run: Path, small: Classifier, found: int) -> None:
     if found != small.spec.features:
         raise InputError(
             f"{run}: its backbone gives {found} features, its model was made for {small.spec.features}"
