@@ -28,7 +28,7 @@ from harfeat.decode.linear import pictures, to_rgb
 from harfeat.decode.probe import MAX_PIXELS, check_size
 from harfeat.errors import InputError
 from harfeat.extraction import FrameModel, backbone_of, outcomes, recipe_of
-from harfeat.preprocess import prepare
+from harfeat.preprocess import TransformConfig, prepare
 from harfeat.sampling import FLOW, SamplingSettings
 from harfeat.settings import PIXELS, ExtractSettings
 from harfeat.weights import identity, load_backbone
@@ -42,10 +42,12 @@ __all__ = [
     "Failure",
     "InputError",
     "SamplingSettings",
+    "TransformConfig",
     "check_size",
     "extractor_of",
     "network_of",
     "pictures",
+    "prepare",
     "sampling_in",
     "settings_in",
     "to_rgb",

@@ -16,6 +16,8 @@ from harvib.commands.evaluate import evaluate
 from harvib.commands.export import export
 from harvib.commands.predict import predict
 from harvib.commands.prune import prune
+from harvib.commands.pull import pull_command
+from harvib.commands.push import push_command
 from harvib.commands.quantize import quantize
 from harvib.commands.report import report
 from harvib.commands.sweep import sweep
@@ -77,3 +79,5 @@ main.add_command(report)
 main.add_command(prune)
 main.add_command(sweep)
 main.add_command(compare)
+main.add_command(push_command)
+main.add_command(pull_command)
