@@ -31,10 +31,8 @@ from harfeat.sampling import SamplingSettings
 from harfeat.weights import export_weights
 from harvib import fusion, methods, videos
 from harvib.backbones import load_backbone
-from harvib.compact import compact
 from harvib.evaluate import evaluate_run
-from harvib.export.onnx import write_onnx
-from harvib.models import SequenceClassifier
+from harvib.export import export_run
 from harvib.onnxfile import load_onnx
 from harvib.predict import Prediction, Predictor, top
 from harvib.predict.inputs import Files, inputs_of
@@ -180,10 +178,9 @@ def test_every_line_of_a_stream_is_the_prediction_so_far(made: Path, tmp_path: P
 
 def test_models_that_see_whole_clips_stream_too(made: Path, tmp_path: Path) -> None:
     both = make_model(made / "cache.h5", tmp_path / "both.safetensors", shape=((5, 5),))
-    network, card = load_model(make_model(made / "cache.h5", tmp_path / "one.safetensors"))
-    assert isinstance(network, SequenceClassifier)
-    write_onnx(_compact(network), card, tmp_path / "one.onnx")
-    assert load_onnx(tmp_path / "one.onnx")[1].recipe == card.recipe
+    one = make_model(made / "cache.h5", tmp_path / "one.safetensors")
+    export_run(one, "onnx", tmp_path / "one.onnx")
+    assert load_onnx(tmp_path / "one.onnx")[1].recipe == load_model(one)[1].recipe
     video = made / "videos" / "sit" / "g0_sit.avi"
     for model, reference in ((both, both), (tmp_path / "one.onnx", tmp_path / "one.safetensors")):
         whole = lines_of(predict("--model", model, "--json", video).stdout)[0]
@@ -192,13 +189,6 @@ def test_models_that_see_whole_clips_stream_too(made: Path, tmp_path: Path) -> N
         steps = lines_of(predict("--model", model, "--json", "--stream", video).stdout)
         assert len(steps) == 4
         np.testing.assert_allclose(shares(steps[-1]), shares(whole), atol=1e-5)
-
-
-def _compact(network: SequenceClassifier) -> SequenceClassifier:
-    masked = network.masked()
-    for mask in masked.masks().values():
-        mask.freeze(open_all=True)
-    return compact(masked.eval())
 
 
 def test_a_model_that_pools_frames(made: Path, tmp_path: Path) -> None:
