@@ -14,6 +14,7 @@ from harvib.commands.bench import bench
 from harvib.commands.compare import compare
 from harvib.commands.evaluate import evaluate
 from harvib.commands.export import export
+from harvib.commands.predict import predict
 from harvib.commands.prune import prune
 from harvib.commands.pull import pull_command
 from harvib.commands.push import push_command
@@ -70,6 +71,7 @@ def main() -> None:
 
 main.add_command(train)
 main.add_command(evaluate)
+main.add_command(predict)
 main.add_command(bench)
 main.add_command(export)
 main.add_command(quantize)

@@ -11,35 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harvib.errors import InputError
+from harvib.filed import FileClassifier
 from harvib.weights import ModelCard
 
 FORMAT, VERSION = "harvib-onnx", 1
 SUFFIX = ".onnx"
 
 
-class OnnxClassifier(nn.Module):
-    """Features (B, T, D) and lengths (B,) to logits (B, C), by onnxruntime on the CPU with torch's threads.
-
-    `features` is D, `classes` C, `parameters` the counts of the model that it was made from.
-    """
-
-    front = None
+class OnnxClassifier(FileClassifier):
+    """By onnxruntime on the CPU with torch's threads."""
 
     def __init__(self, session: Any, features: int, classes: int, parameters: dict[str, int]) -> None:
-        super().__init__()
+        super().__init__(features, classes, parameters)
         self._session = session
-        self.features, self.classes, self.parameters_told = features, classes, parameters
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         given = {"features": x.float().cpu().numpy(), "lengths": lengths.long().cpu().numpy()}
         return torch.from_numpy(self._session.run(["logits"], given)[0])
-
-    def parameter_counts(self) -> dict[str, int]:
-        """Of the model that the file was made from, in floats and whole numbers alike."""
-        return dict(self.parameters_told)
 
 
 def load_onnx(path: Path) -> tuple[OnnxClassifier, ModelCard]:
@@ -56,6 +47,10 @@ def read_onnx(data: bytes, where: str) -> tuple[OnnxClassifier, ModelCard]:
     proto, told = _parsed(data, where)
     import onnxruntime  # noqa: PLC0415 - an extra
 
+    if told.get("format", "").startswith("harvib-pipeline"):
+        raise InputError(
+            f"{where}: it begins at the frames of a video; name the run, or NAME-model.onnx beside it"
+        )
     if told.get("format") != FORMAT:
         raise InputError(f"{where}: not an ONNX file of harvib (no format in its metadata)")
     if told.get("version") != str(VERSION):
