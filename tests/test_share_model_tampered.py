@@ -201,6 +201,10 @@ CONTENTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "model version 9; this program",
     ),
     "no spec": (tensors("model.safetensors", lambda t, m: m.pop("spec")), "'spec' is missing"),
+    "a name that commands the terminal": (
+        tensors("model.safetensors", lambda t, m: t.update({"a\n\x1b[31mred": first(t).clone()})),
+        "a\\n\\x1b[31mred is only in one of them",
+    ),
     "no such model": (tensors("model.safetensors", lambda t, m: m.update(format="x")), "not a harvib model"),
     "the plain model for the final": (
         lambda shared: shutil.copy(shared / "plain.safetensors", shared / "model.safetensors"),
