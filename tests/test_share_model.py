@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from caches import TEST_SPLIT, made_up_cache
@@ -196,7 +197,7 @@ def test_no_path_of_this_machine_leaves(
     assert not (tmp_path / "mine" / "report.html").exists(), "a stranger's page may hold programs"
     # What cannot be changed is not sent: the fingerprint is a hash of the recipe.
     change_json(run / "config.json", lambda value: value["recipe"].update(source=f"{home}/films"))
-    with pytest.raises(InputError, match=r"config\.json: names .*, a folder of this machine: not sent"):
+    with pytest.raises(InputError, match=r"config\.json: names .*, a folder of this machine, so nothing is sent"):
         push(run, str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
@@ -461,6 +462,13 @@ def test_quantised_files_travel_with_their_figures(run: Path, made: Path, tmp_pa
     told = json.loads((mine / "quantize.json").read_text())["schemes"]["int8-weights"]
     assert result["accuracy"] == told["accuracy"]["test"]
     assert "| int8-weights.onnx |" in (mine / "README.md").read_text()
+    # torch's exporter notes where in the machine's Python a node came from.
+    traced = onnx.load(run / "int8-weights.onnx")
+    traced.graph.node[0].doc_string = f"File {sys.prefix}/lib/python3/site-packages/x.py, line 3"
+    onnx.save(traced, run / "traced.onnx")
+    with pytest.raises(InputError, match=r"traced\.onnx: names .*, a folder of this machine, so nothing is sent"):
+        push(run, str(tmp_path / "other"))
+    (run / "traced.onnx").unlink()
     # Figures of an earlier model are no figures of this one.
     change_json(run / "quantize.json", lambda value: value.update(model="0" * 64))
     notes: list[str] = []

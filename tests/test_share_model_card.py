@@ -102,6 +102,7 @@ def test_the_tables_hold_the_figures_of_the_report(run: Path, tmp_path: Path) ->
     assert [rows[str(index)] for index in range(4)] == [[plain(name)] for name in ODD_CLASSES]
     manifest = json.loads((tmp_path / "shared" / "manifest.json").read_text())
     assert f"`{manifest['content']}`" in text
+    assert all(rows[plain(file["name"])] == [f"{file['bytes']:,}"] for file in manifest["files"])
 
 
 def test_the_code_on_the_card_runs(run: Path, tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def stage(run: Path, target: Path, everything: bool, tell: Tell) -> None:
     for path in sorted(target.rglob("*")):
         if path.suffix in (".json", ".csv", ".html", ONNX) and (place := named_in(path.read_bytes(), forbidden)):
             raise InputError(
-                f"{run / path.relative_to(target)}: names {place}, a folder of this machine: not sent"
+                f"{run / path.relative_to(target)}: names {place}, a folder of this machine, so nothing is sent; "
+                "move the file out of the run"
             )
 
 
