@@ -477,6 +477,19 @@ def test_quantised_files_travel_with_their_figures(run: Path, made: Path, tmp_pa
     assert not [*(tmp_path / "other").glob("*.onnx"), *(tmp_path / "other").glob("quantize.json")]
 
 
+def test_onnx_is_needed_by_nobody_who_does_not_use_it(
+    run: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize_run(run, made / "cache.h5", ["int8-weights"])
+    push(run, str(tmp_path / "shared"))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    mine = pull(str(tmp_path / "shared")).path
+    assert (mine / "int8-weights.onnx").read_bytes() == (run / "int8-weights.onnx").read_bytes()
+    notes: list[str] = []
+    push(run, str(tmp_path / "other"), tell=notes.append)
+    assert "int8-weights.onnx: left out: ONNX files need onnx and onnxruntime" in notes[0]
+
+
 def test_only_finished_runs_are_pushed(run: Path, fused: Path, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     report = json.loads((run / "report.json").read_text())
