@@ -22,6 +22,10 @@ import numpy as np
 from harfeat.cache import ClipFeatures, ClipRow, Failure
 from harfeat.cache.fingerprint import differing_fields
 from harfeat.datasets import Clip
+from harfeat.datasets.scan import videos_below
+from harfeat.decode import DecodeError
+from harfeat.decode.linear import pictures, to_rgb
+from harfeat.decode.probe import MAX_PIXELS, check_size
 from harfeat.errors import InputError
 from harfeat.extraction import FrameModel, backbone_of, outcomes, recipe_of
 from harfeat.preprocess import TransformConfig, prepare
@@ -30,16 +34,24 @@ from harfeat.settings import PIXELS, ExtractSettings
 from harfeat.weights import identity, load_backbone
 
 __all__ = [
+    "MAX_PIXELS",
     "MAY_DIFFER",
+    "DecodeError",
     "ExtractedClip",
     "Extractor",
+    "Failure",
     "InputError",
+    "SamplingSettings",
     "TransformConfig",
+    "check_size",
     "extractor_of",
     "network_of",
+    "pictures",
     "prepare",
     "sampling_in",
     "settings_in",
+    "to_rgb",
+    "videos_below",
 ]
 
 MAY_DIFFER = ("decoder", "precision", "batch_norm", "pillow", "flow.opencv")
