@@ -203,6 +203,10 @@ def test_runs_without_a_pipeline_are_refused_in_one_line(tmp_path: Path) -> None
     told["transform"]["crop_mode"] = "border"
     border = run_on(tmp_path, made_up_cache(tmp_path / "b.h5", dim=256, recipe=told), "border")
     assert_refused(export(border, tmp_path / "f.onnx"), "crop_mode border, which has no ONNX form here")
+    told = recipe()
+    told["transform"]["std"] = [0.2, 0.0, 0.4]
+    grey = run_on(tmp_path, made_up_cache(tmp_path / "g.h5", dim=256, recipe=told), "grey")
+    assert_refused(export(grey, tmp_path / "f.onnx"), "are not those of three colours")
     two = with_streams(cache, tmp_path / "two.h5", {"rgb": rows, "audio": rows}, recipe())
     joined = run_on(tmp_path, Path(f"{two}::rgb+audio"), "joined")
     assert_refused(export(joined, tmp_path / "f.onnx"), "joined streams (rgb+audio) has no one backbone")
