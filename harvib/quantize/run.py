@@ -63,7 +63,9 @@ def quantize_run(
         _require_known(schemes)
     folder = _finished(run)
     model, card = load_model(folder.model)
-    small = compact_form(recurrent(model, f"{run}: quantising", "; `harvib bench` measures it in float32"))
+    small = compact_form(
+        recurrent(model, f"{run}: quantising", "; `harvib export --quantize int8` rounds its weights")
+    )
     chosen = _possible(small) if schemes is None else schemes
     where = out or run
     if where.exists() and not where.is_dir():
