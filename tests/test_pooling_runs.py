@@ -114,7 +114,8 @@ def test_an_exported_file_evaluates_as_the_run(
     arguments = ["--model", str(out), "--features", str(cache), "--split", TEST_SPLIT, "--device", "cpu", "--json"]
     theirs = json.loads(CliRunner().invoke(main, ["evaluate", *arguments]).stdout)
     accuracy = report_of(run)["compact"]["accuracy"]["test"]
-    assert theirs["accuracy"] == pytest.approx(accuracy, abs=0.011 if quantize == "int8" else 1e-9)
+    # In 8 bits one clip of the 18 may go another way.
+    assert theirs["accuracy"] == pytest.approx(accuracy, abs=0.06 if quantize == "int8" else 1e-9)
     assert theirs["parameters"]["total"] == report_of(run)["compact"]["parameters"]["total"]
 
 
