@@ -111,6 +111,10 @@ class Classifier(nn.Module, ABC):
             self.input_mask.freeze(open_all=True)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.logits(self.read(x), lengths)
+
+    def read(self, x: Tensor) -> Tensor:
+        """Features (B, T, D) to what `logits` takes, (B, T, K): all that is done with each step by itself."""
         if self.front is not None:
             x = self.front(x)
         if self.spec.normalize:
@@ -123,7 +127,7 @@ class Classifier(nn.Module, ABC):
             x = scaled(x, self.input_mean, factor)
         elif self.training:
             x = x * factor[:, None]
-        return self.logits(x, lengths)
+        return x
 
     @abstractmethod
     def logits(self, x: Tensor, lengths: Tensor) -> Tensor:

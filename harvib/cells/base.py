@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 
 from harvib.factorised.base import Matrix
+from harvib.kernels import Step
 from harvib.masks import VIBMask
 
 
@@ -25,6 +26,13 @@ class Cell(nn.Module, ABC):
     AVERAGES: ClassVar[bool] = False
     input_size: int
     hidden_size: int
+
+    def stepper(self) -> Step:
+        """The cell of one further step at a time, in evaluation, with weights and masks as they are now.
+
+        Here it is that of a cell whose state follows from its own step's input alone.
+        """
+        return lambda x, carried: (self(x[:, None])[:, 0], carried)
 
     @abstractmethod
     def parameter_count(self) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from harvib.cells.feedforward import Feedforward
+from harvib.kernels import Carried
 
 
 class Conv(Feedforward):
@@ -36,6 +37,12 @@ class Conv(Feedforward):
             before = values[:, :1].expand(-1, late, -1)
             total = total + torch.cat([before, values[:, : steps - late]], dim=1)
         return total
+
+    @classmethod
+    def next_over_time(cls, products: Tensor, carried: Carried) -> tuple[Tensor, Carried]:
+        """Left are the products of the last steps."""
+        window = torch.cat([*carried, products[:, None]], dim=1)[:, -cls.TAPS :]
+        return cls.over_time(window)[:, -1], (window,)
 
 
 @functools.cache

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from harvib.cells.base import Cell, Compacted, Maskable
-from harvib.cells.gated import GateMasked, Kind
+from harvib.cells.gated import GateMasked, Kind, others_than_one
 from harvib.factorised import KINDS, Factor, Matrix, outline
-from harvib.kernels import Weights, run
+from harvib.kernels import Factors, Step, Weights, run, stepper
 from harvib.masks import VIBMask
 
 OUTPUT_FACTOR = "state_scale"
@@ -70,6 +70,33 @@ class _Cell(Cell):
     bias_ih: nn.Parameter
     bias_hh: nn.Parameter
 
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self._weights()
+        return run(self.kind.kernel, self._products(x), weights, self._on_gates(len(x)))
+
+    def stepper(self) -> Step:
+        bare = stepper(self.kind.kernel, self._weights(), self._on_gates(1))
+        return lambda x, carried: bare(self._products(x), carried)
+
+    def _products(self, x: Tensor) -> Tensor:
+        """(..., D) times W_ih, (..., G H)."""
+        values: Tensor = self.matrix(x)
+        return values
+
+    def _weights(self) -> Weights:
+        """Behind those products."""
+        weight_hh = self.weight_hh if self.hidden is None else self._hidden(self.hidden)
+        assert weight_hh is not None
+        return Weights(None, weight_hh, self.bias_ih, self.bias_hh)
+
+    def _hidden(self, matrix: Matrix) -> Tensor:
+        """W_hh where it is structured."""
+        return matrix.dense()
+
+    def _on_gates(self, batch: int) -> Factors:
+        """What the kernel takes: the kind's factors, then that of the output."""
+        return [None] * (len(self.kind.factors) + 1)
+
     def matrices(self) -> dict[str, Matrix]:
         found = {"ih": self.matrix}
         return found if self.hidden is None else found | {"hh": self.hidden}
@@ -109,12 +136,6 @@ class FactorisedCell(_Cell, Maskable):
         self.register_parameter("weight_hh", dense)
         self.bias_ih, self.bias_hh = _uniform(bound, rows), _uniform(bound, rows)
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight_hh = self.weight_hh if self.hidden is None else self.hidden.dense()
-        assert weight_hh is not None
-        weights = Weights(None, weight_hh, self.bias_ih, self.bias_hh)
-        return run(self.kind.kernel, self.matrix(x), weights, [None] * (len(self.kind.factors) + 1))
-
     def masked(self) -> MaskedFactorised:
         return MaskedFactorised(self)
 
@@ -138,11 +159,11 @@ class MaskedFactorised(_Cell, GateMasked):
         self.bias_ih, self.bias_hh = copy.deepcopy(plain.bias_ih), copy.deepcopy(plain.bias_hh)
         self.masks = nn.ModuleDict({gate: VIBMask(self.hidden_size) for gate in self.KIND.gates})
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight_hh = self.weight_hh if self.hidden is None else self.hidden.drawn()
-        assert weight_hh is not None
-        weights = Weights(None, weight_hh, self.bias_ih, self.bias_hh)
-        return run(self.KIND.kernel, self.matrix(x), weights, self.drawn(len(x)))
+    def _hidden(self, matrix: Matrix) -> Tensor:
+        return matrix.drawn()
+
+    def _on_gates(self, batch: int) -> Factors:
+        return self.drawn(batch)
 
     @torch.no_grad()
     def compacted(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Compacted:
@@ -207,17 +228,16 @@ class CompactFactorised(_Cell):
         """In the order of the kind, and then that on the states where there is one."""
         return [self.get_buffer(name) for name in self._names]
 
-    def forward(self, x: Tensor) -> Tensor:
-        weights = Weights(None, self._weight_hh(), self.bias_ih, self.bias_hh)
-        factors: list[Tensor | None] = [None if bool((factor == 1).all()) else factor for factor in self.factors()]
-        factors += [None] * (len(self.kind.factors) + 1 - len(factors))
-        return run(self.kind.kernel, self.matrix(x)[..., self.rows], weights, factors)
+    def _products(self, x: Tensor) -> Tensor:
+        values: Tensor = self.matrix(x)[..., self.rows]
+        return values
 
-    def _weight_hh(self) -> Tensor:
-        if self.hidden is None:
-            assert self.weight_hh is not None
-            return self.weight_hh
-        rebuilt = self.hidden.dense()[self.hidden_rows]
+    def _on_gates(self, batch: int) -> Factors:
+        factors = others_than_one(self.factors())
+        return [*factors, *[None] * (len(self.kind.factors) + 1 - len(factors))]
+
+    def _hidden(self, matrix: Matrix) -> Tensor:
+        rebuilt = matrix.dense()[self.hidden_rows]
         return rebuilt if self.units is None else rebuilt[:, self.units]
 
     @torch.no_grad()

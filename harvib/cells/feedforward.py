@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from harvib.cells.base import PlainCell
 from harvib.cells.onemask import DenseMasked
+from harvib.kernels import Carried, Step
 
 
 class MaskedFeedforward(DenseMasked):
@@ -32,6 +33,15 @@ class MaskedFeedforward(DenseMasked):
 
     def states(self, x: Tensor) -> Tensor:
         return self.kind.states(x, self.weight_ih, self.bias_ih)
+
+    def stepper(self) -> Step:
+        bare, factors = self.kind.steps(self.weight_ih, self.bias_ih), self.hard(self.OUTPUT)
+
+        def step(x: Tensor, carried: Carried) -> tuple[Tensor, Carried]:
+            states, left = bare(x, carried)
+            return states * factors, left
+
+        return step
 
 
 class Feedforward(PlainCell):
@@ -58,6 +68,24 @@ class Feedforward(PlainCell):
         # Half precision is for the product: a long sum over time would lose its digits.
         products = nn.functional.linear(x, weight).to(weight.dtype)
         return torch.relu(cls.over_time(products) + bias)
+
+    def stepper(self) -> Step:
+        return self.steps(self.weight_ih, self.bias_ih)
+
+    @classmethod
+    def steps(cls, weight: Tensor, bias: Tensor) -> Step:
+        """`states`, one step at a time."""
+
+        def step(x: Tensor, carried: Carried) -> tuple[Tensor, Carried]:
+            value, left = cls.next_over_time(nn.functional.linear(x, weight), carried)
+            return torch.relu(value + bias), left
+
+        return step
+
+    @classmethod
+    @abstractmethod
+    def next_over_time(cls, products: Tensor, carried: Carried) -> tuple[Tensor, Carried]:
+        """S of one further step, (B, taps * H) to (B, H), given what is left of those before."""
 
     @classmethod
     @abstractmethod

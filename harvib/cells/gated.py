@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harvib.cells.base import Cell, Compacted, MaskedCell, PlainCell
-from harvib.kernels import Kernel, Weights, run
+from harvib.kernels import Kernel, Step, Weights, run, stepper
 from harvib.masks import VIBMask
 
 SHUT = -1e4
@@ -68,6 +68,13 @@ class TorchCell(Cell):
     def forward(self, x: Tensor) -> Tensor:
         return self.module(x)[0]
 
+    def stepper(self) -> Step:
+        return stepper(self.KIND.kernel, Weights(*self.module.all_weights[0]), self.on_gates())
+
+    def on_gates(self) -> list[Tensor | None]:
+        """What the kernel takes: the kind's factors, then that of the output; None for one everywhere."""
+        return [None] * (len(self.KIND.factors) + 1)
+
     def input_weights(self) -> int:
         """G H D."""
         return self.module.all_weights[0][0].numel()
@@ -95,7 +102,10 @@ class CompactForm(TorchCell):
     def forward(self, x: Tensor) -> Tensor:
         if self.is_plain():
             return self.module(x)[0]
-        return run(self.KIND.kernel, x, Weights(*self.module.all_weights[0]), [*self.factors(), None])
+        return run(self.KIND.kernel, x, Weights(*self.module.all_weights[0]), self.on_gates())
+
+    def on_gates(self) -> list[Tensor | None]:
+        return [*others_than_one(self.factors()), None]
 
     @torch.no_grad()
     def use_hard_scales(self) -> None:
@@ -167,8 +177,13 @@ class MaskedForm(GateMasked):
         self.masks = nn.ModuleDict({gate: VIBMask(self.hidden_size) for gate in self.KIND.gates})
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        return run(self.KIND.kernel, x, weights, self.drawn(len(x)))
+        return run(self.KIND.kernel, x, self._weights(), self.drawn(len(x)))
+
+    def stepper(self) -> Step:
+        return stepper(self.KIND.kernel, self._weights(), self.drawn(1))
+
+    def _weights(self) -> Weights:
+        return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
 
     def parameter_count(self) -> int:
         """Of the cell under the masks, without the masks."""
@@ -216,6 +231,11 @@ class PlainForm(TorchCell, PlainCell):
     @classmethod
     def compact(cls, input_size: int, hidden_size: int) -> CompactForm:
         return cls.MASKED.COMPACT(input_size, hidden_size)
+
+
+def others_than_one(factors: list[Tensor]) -> list[Tensor | None]:
+    """None in the place of those that are one everywhere."""
+    return [None if bool((factor == 1).all()) else factor for factor in factors]
 
 
 def product_of(factors: list[Tensor]) -> Tensor:

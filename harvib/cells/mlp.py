@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harvib.cells.feedforward import Feedforward, MaskedFeedforward
+from harvib.kernels import Carried
 
 
 class MaskedMLP(MaskedFeedforward):
@@ -36,3 +37,10 @@ class MLP(Feedforward):
         """The mean of the steps so far."""
         steps = torch.arange(1, products.shape[1] + 1, device=products.device)
         return products.cumsum(1) / steps[:, None]
+
+    @classmethod
+    def next_over_time(cls, products: Tensor, carried: Carried) -> tuple[Tensor, Carried]:
+        """Left are the sum, in float64 since a stream may have no end, and the number of steps."""
+        total, steps = carried or (products.new_zeros((), dtype=torch.float64), products.new_zeros(()))
+        total, steps = total + products, steps.double() + 1
+        return (total / steps).to(products.dtype), (total, steps)

@@ -15,7 +15,7 @@ leaves no model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +24,15 @@ from torch import Tensor, nn
 from harvib.cells.base import Cell, Maskable, MaskedCell, PlainCell
 from harvib.cells.makers import Factors, makers
 from harvib.factorised import Matrix
+from harvib.kernels import Carried
 from harvib.masks import VIBMask
 
 Shape = tuple[tuple[int, ...], ...]
 """Hidden units by layer and direction, e.g. ((256,),) or ((128, 128), (64, 64)); 0: no cell in that direction."""
+
+
+StackStep = Callable[[Tensor, list[Carried]], tuple[Tensor, list[Carried]]]
+"""As `harvib.kernels.Step`, with what is left by layer."""
 
 
 def shape_of(hidden: int, layers: int = 1, bidirectional: bool = False) -> Shape:
@@ -169,6 +174,30 @@ class Stack(nn.Module):
             x = layer(x, lengths)
             first = x if first is None else first
         return torch.cat([first, x], dim=2) if self.projected and first is not None else x
+
+    @property
+    def causal(self) -> bool:
+        """Whether no cell reads a clip backwards."""
+        return all(direction == 0 for layer in self._layers() for direction, _ in layer.directions())
+
+    def stepper(self) -> StackStep:
+        """A causal stack of one further step at a time, in evaluation, with weights and masks as they are now."""
+        steps = []
+        for number, layer in enumerate(self._layers()):
+            ((_, cell),) = layer.directions()
+            factors = self.between[number - 1](1) if number and len(self.between) else None
+            steps.append((factors, layer.reads, cell.stepper()))
+
+        def step(x: Tensor, carried: list[Carried]) -> tuple[Tensor, list[Carried]]:
+            values, left = [x], []
+            for (factors, reads, each), before in zip(steps, carried or [()] * len(steps), strict=True):
+                x = x if factors is None else x * factors
+                x, after = each(x if reads is None else x[:, reads], before)
+                values.append(x)
+                left.append(after)
+            return torch.cat([values[1], x], dim=1) if self.projected else x, left
+
+        return step
 
     def masks(self) -> dict[str, VIBMask]:
         """The VIB masks by name: a gate's name alone where there is one cell, else `<layer><f|b>.<gate>`.

@@ -41,6 +41,12 @@ def _torchscript(model: Classifier, card: ModelCard, out: Path, quantize: str) -
     return script_file(model, card, out, quantize)
 
 
+def _pipeline(run: Path, out: Path, quantize: str, weights: str | None) -> Exported:
+    from harvib.export.pipeline import exported_pipeline  # noqa: PLC0415 - timm takes a second to import
+
+    return exported_pipeline(run, out, quantize, weights)
+
+
 def _executorch(model: Classifier, card: ModelCard, out: Path, quantize: str) -> Exported:
     from harvib.export.executorch import executorch_file  # noqa: PLC0415 - rarely asked for
 
@@ -71,9 +77,17 @@ def exported_bytes(
     return {path.name: data for path, data in found.files.items()}
 
 
-def export_run(model: Path, form: str, out: Path, quantize: str = "none") -> str:
+def export_run(
+    model: Path,
+    form: str,
+    out: Path,
+    quantize: str = "none",
+    with_backbone: bool = False,
+    weights: str | None = None,
+) -> str:
     """Write the final model of a run folder, or a model file, to `out`; the line that says what was written.
 
+    `with_backbone`: the pipeline that begins at frames (`harvib.export.pipeline`); `weights` are its backbone's.
     Raises InputError where there is no such model or format, or where `out` cannot be written.
     """
     _require_known(form, quantize)
@@ -81,7 +95,14 @@ def export_run(model: Path, form: str, out: Path, quantize: str = "none") -> str
         raise InputError(f"--out {out}: " + ("is a folder" if out.is_dir() else "its folder does not exist"))
     if model.is_dir() and (folder := RunFolder(model)).report_path.is_file() and not folder.is_finished():
         raise InputError(f"{model}: interrupted before its final model; repeat its command, then export")
-    found = FORMATS[form].export(*load_model(model_file(model)), out, quantize)
+    if with_backbone and form != "onnx":
+        raise InputError(f"--with-backbone: a pipeline is written with --format onnx, not {form}")
+    if weights is not None and not with_backbone:
+        raise InputError(f"--weights {weights}: are those of the backbone: say --with-backbone, or leave it out")
+    if with_backbone:
+        found = _pipeline(model, out, quantize, weights)
+    else:
+        found = FORMATS[form].export(*load_model(model_file(model)), out, quantize)
     try:
         write_together(found.files)
     except OSError as error:

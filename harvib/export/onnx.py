@@ -31,13 +31,13 @@ from harvib.quantize.schemes import Int8Weights
 from harvib.unitrows import SMALLEST
 from harvib.weights import ModelCard
 
-_SCHEMES: dict[str, Scheme] = {"none": Float32(), "int8": Int8Weights()}
+SCHEMES: dict[str, Scheme] = {"none": Float32(), "int8": Int8Weights()}
 
 
 def onnx_file(model: Classifier, card: ModelCard, out: Path, quantize: str) -> Exported:
     """A model as ONNX; a plain or masked one is compacted first."""
     small = compact_form(model)
-    proto = to_onnx(small, card, _SCHEMES[quantize])
+    proto = to_onnx(small, card, SCHEMES[quantize])
     kinds = {node.op_type for node in proto.graph.node} & {"LSTM", "GRU", "RNN", "Scan"}
     told = f", {', '.join(sorted(kinds))}" if kinds else ""
     eight = ", weights in 8 bits" if quantize == "int8" else ""

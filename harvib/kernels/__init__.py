@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from harvib.kernels.gru import GRUKernel
 from harvib.kernels.lstm import LSTMKernel
-from harvib.kernels.recurrence import Kernel, Weights, run
+from harvib.kernels.recurrence import Carried, Factors, Kernel, Step, Weights, run, stepper
 from harvib.kernels.rnn import RNNKernel
 
-__all__ = ["GRUKernel", "Kernel", "LSTMKernel", "RNNKernel", "Weights", "run"]
+__all__ = [
+    "Carried",
+    "Factors",
+    "GRUKernel",
+    "Kernel",
+    "LSTMKernel",
+    "RNNKernel",
+    "Step",
+    "Weights",
+    "run",
+    "stepper",
+]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from harvib.kernels.product import StepProduct
-from harvib.kernels.recurrence import Factors, Gradients, Kernel, Tape
+from harvib.kernels.recurrence import Carried, Factors, Gradients, Kernel, Tape
 
 
 class GRUKernel(Kernel):
@@ -34,8 +34,14 @@ class GRUKernel(Kernel):
         return before, bias_hh[2 * hidden :]
 
     def forward(
-        self, gates: Tensor, product: StepProduct, bias: Tensor | None, factors: Factors, keep: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self,
+        gates: Tensor,
+        product: StepProduct,
+        bias: Tensor | None,
+        factors: Factors,
+        keep: bool,
+        before: Carried = (),
+    ) -> tuple[Tensor, Carried]:
         assert bias is not None
         reset, update, new = factors
         steps, batch, rows = gates.shape
@@ -44,22 +50,24 @@ class GRUKernel(Kernel):
         depth = steps if keep else 1
         inner = gates.new_empty(depth, batch, hidden)
         sums, candidate, gate = gates.new_empty(batch, rows), *gates.new_empty(2, batch, hidden)
+        (last,) = before or (None,)
         for t in range(steps):
             step, s, state = gates[t], inner[t % depth], states[t]
             sums.copy_(step)
             sums[:, 2 * hidden :] = bias
-            if t:
-                product.add_to(sums, states[t - 1])
+            if last is not None:
+                product.add_to(sums, last)
             torch.sigmoid(sums[:, : 2 * hidden], out=step[:, : 2 * hidden])
             s.copy_(sums[:, 2 * hidden :])
             r, u, n = step.chunk(self.GATES, dim=1)
             n.addcmul_(r if reset is None else torch.mul(r, reset, out=gate), s).tanh_()
             kept_n = n if new is None else torch.mul(n, new, out=candidate)
             kept_u = u if update is None else torch.mul(u, update, out=gate)
-            if t:
-                torch.sub(states[t - 1], kept_n, out=state).mul_(kept_u).add_(kept_n)
+            if last is not None:
+                torch.sub(last, kept_n, out=state).mul_(kept_u).add_(kept_n)
             else:
                 torch.addcmul(kept_n, kept_n, kept_u, value=-1, out=state)
+            last = state
         return states, (gates, inner) if keep else ()
 
     def backward(self, grad: Tensor, product: StepProduct, tape: Tape) -> Gradients:

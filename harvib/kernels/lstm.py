@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harvib.kernels.product import StepProduct
-from harvib.kernels.recurrence import Factors, Gradients, Kernel, Tape
+from harvib.kernels.recurrence import Carried, Factors, Gradients, Kernel, Tape
 
 
 class LSTMKernel(Kernel):
@@ -26,8 +26,14 @@ class LSTMKernel(Kernel):
     GATES = 4
 
     def forward(
-        self, gates: Tensor, product: StepProduct, bias: Tensor | None, factors: Factors, keep: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self,
+        gates: Tensor,
+        product: StepProduct,
+        bias: Tensor | None,
+        factors: Factors,
+        keep: bool,
+        before: Carried = (),
+    ) -> tuple[Tensor, Carried]:
         new, memory, output = factors
         steps, batch, rows = gates.shape
         hidden = rows // self.GATES
@@ -36,25 +42,27 @@ class LSTMKernel(Kernel):
         depth = steps if keep else 1
         cells, tanhs = gates.new_empty(2, depth, batch, hidden)
         old = gates.new_empty(batch, hidden)
+        last, past = before or (None, None)
         for t in range(steps):
             step, cell, state = gates[t], cells[t % depth], states[t]
-            if t:
-                product.add_to(step, states[t - 1])
+            if last is not None:
+                product.add_to(step, last)
             step[:, : 2 * hidden].sigmoid_()
             i, f, g, o = step.chunk(self.GATES, dim=1)
             g.tanh_()
             o.sigmoid_()
-            if t:
-                torch.mul(f, cells[(t - 1) % depth], out=old)
+            if past is not None:
+                torch.mul(f, past, out=old)
             torch.mul(i, g, out=cell)
             if new is not None:
                 cell.mul_(new)
-            if t:
+            if past is not None:
                 cell.add_(old) if memory is None else cell.addcmul_(old, memory)
             torch.mul(o, torch.tanh(cell, out=tanhs[t % depth]), out=state)
             if output is not None:
                 state.mul_(output)
-        return states, (gates, cells, tanhs) if keep else ()
+            last, past = state, cell
+        return states, (gates, cells, tanhs) if keep else (cells[-1],)
 
     def backward(self, grad: Tensor, product: StepProduct, tape: Tape) -> Gradients:
         gates, cells, tanhs = tape.kept

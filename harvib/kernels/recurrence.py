@@ -12,7 +12,7 @@ Where no gradient is asked for nothing is kept for one, and the numbers are the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -33,6 +33,12 @@ class Weights(NamedTuple):
     bias_ih: Tensor
     bias_hh: Tensor
 
+
+Carried = tuple[Tensor, ...]
+"""What is left of the steps so far for the next one, (B, ...) each; empty before the first."""
+
+Step = Callable[[Tensor, Carried], tuple[Tensor, Carried]]
+"""The inputs (B, D) of a further step, and what those before left, to its states (B, H) and what it leaves."""
 
 Factors = Sequence[Tensor | None]
 """Of a kernel, (B, H) or (H,) each; None for one everywhere."""
@@ -76,11 +82,19 @@ class Kernel(ABC):
 
     @abstractmethod
     def forward(
-        self, gates: Tensor, product: StepProduct, bias: Tensor | None, factors: Factors, keep: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Projections (T, B, G*H), overwritten, to states (T, B, H); with `keep`, what the backward loop needs.
+        self,
+        gates: Tensor,
+        product: StepProduct,
+        bias: Tensor | None,
+        factors: Factors,
+        keep: bool,
+        before: Carried = (),
+    ) -> tuple[Tensor, Carried]:
+        """Projections (T, B, G*H), overwritten, to states (T, B, H).
 
-        `product` adds W_hh h to a step of all gates.
+        With `keep` also what the backward loop needs, else what a further step needs beside the last state.
+        `before` is that of the steps before, the state first; empty: zeros. `product` adds W_hh h to a step of all
+        gates.
         """
 
     @abstractmethod
@@ -106,6 +120,20 @@ def run(kernel: Kernel, x: Tensor, weights: Weights, factors: Factors) -> Tensor
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
             return _Recurrence.apply(kernel, work, x, *weights, *factors)
         return _forward(kernel, work, x, weights, factors, keep=False).states.transpose(0, 1)
+
+
+def stepper(kernel: Kernel, weights: Weights, factors: Factors) -> Step:
+    """`run`, one step at a time, with the weights as they are now; without gradients."""
+    bias, inner = kernel.biases(weights.bias_ih, weights.bias_hh)
+    weight_hh = weights.weight_hh.t()
+
+    def step(x: Tensor, carried: Carried) -> tuple[Tensor, Carried]:
+        gates = x + bias if weights.weight_ih is None else affine(x, weights.weight_ih, bias)
+        product = StepProduct(weight_hh, len(x), gates.dtype)
+        states, left = kernel.forward(gates[None], product, inner, factors, keep=False, before=carried)
+        return states[0], (states[0], *left)
+
+    return step
 
 
 class _Forward(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harvib.kernels.product import StepProduct
-from harvib.kernels.recurrence import Factors, Gradients, Kernel, Tape
+from harvib.kernels.recurrence import Carried, Factors, Gradients, Kernel, Tape
 
 
 class RNNKernel(Kernel):
@@ -24,17 +24,25 @@ class RNNKernel(Kernel):
         self.tanh = nonlinearity == "tanh"
 
     def forward(
-        self, gates: Tensor, product: StepProduct, bias: Tensor | None, factors: Factors, keep: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self,
+        gates: Tensor,
+        product: StepProduct,
+        bias: Tensor | None,
+        factors: Factors,
+        keep: bool,
+        before: Carried = (),
+    ) -> tuple[Tensor, Carried]:
         (output,) = factors
         states = gates if output is None else torch.empty_like(gates)
+        (last,) = before or (None,)
         for t in range(len(gates)):
             step = gates[t]
-            if t:
-                product.add_to(step, states[t - 1])
+            if last is not None:
+                product.add_to(step, last)
             step.tanh_() if self.tanh else step.relu_()
             if output is not None:
                 torch.mul(step, output, out=states[t])
+            last = states[t]
         return states, (gates,) if keep else ()
 
     def backward(self, grad: Tensor, product: StepProduct, tape: Tape) -> Gradients:
