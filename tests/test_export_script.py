@@ -224,6 +224,19 @@ def test_other_and_damaged_files_are_refused_before_they_run(
         load_script(tmp_path / f"none{SUFFIX}")
 
 
+def test_evaluate_says_which_files_it_does_not_read(run: Path, tmp_path: Path) -> None:
+    assert (
+        CliRunner()
+        .invoke(main, ["export", "--model", str(run), "--format", "c", "--out", str(tmp_path / "m.c")])
+        .exit_code
+        == 0
+    )
+    words = ["evaluate", "--model", str(tmp_path / "m.c"), "--features", str(run.parent / "cache.h5")]
+    assert_refused(
+        CliRunner().invoke(main, words), "name the run, or its file that ends in .safetensors, .onnx or .pt"
+    )
+
+
 def test_cells_without_such_a_form_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cells, "EMITTERS", {})
     with pytest.raises(InputError, match="a CompactLSTM cannot be written yet: say --format onnx"):
