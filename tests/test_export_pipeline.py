@@ -284,6 +284,15 @@ def test_each_file_tells_what_it_is_of(made: Made) -> None:
     assert [line.partition(":")[0] for line in made.printed.splitlines()[:1]] == [str(made.out)]
 
 
+def test_no_file_tells_of_the_machine_that_it_was_made_on(make: Callable[[str], Made]) -> None:
+    """Nor could it be pushed then."""
+    found = make("vit")
+    for part in ("", "backbone", "model"):
+        data = found.file(part).read_bytes()
+        for path in (sys.prefix, os.path.dirname(torch.__file__), str(found.run), str(Path.home())):
+            assert path.encode() not in data
+
+
 def test_a_model_file_gives_the_same_as_its_run(make: Callable[[str], Made], tmp_path: Path) -> None:
     made = make("pixels")
     result = export(made.run / "model.safetensors", tmp_path / "net.onnx")

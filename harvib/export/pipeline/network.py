@@ -49,6 +49,9 @@ def network_graph(module: nn.Module, height: int, width: int, name: str) -> onnx
         raise InputError(
             f"{name}: torch writes this network with operators beyond ONNX's opset {OPSET}; update it"
         )
+    # The exporter notes by which lines of which files it came to each node: paths of this machine.
+    for node in proto.graph.node:
+        del node.metadata_props[:]
     return proto.graph
 
 
