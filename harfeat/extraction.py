@@ -52,6 +52,10 @@ class FrameModel(Protocol):
         """Batches that should be under way at once."""
 
     @property
+    def dim(self) -> int:
+        """Values in a row of features."""
+
+    @property
     def device(self) -> object:
         """Where it computes; its text is told."""
 

@@ -35,6 +35,11 @@ class Pixels:
         """One resize, without regard to the frame's shape."""
         return TransformConfig((self.height, self.width), FILTER, 1.0, "squash")
 
+    @property
+    def dim(self) -> int:
+        """3 H W."""
+        return 3 * self.height * self.width
+
     def recipe(self) -> dict[str, Any]:
         """Everything here that changes a value."""
         return {"model": PIXELS, "size": [self.width, self.height], "filter": FILTER, "pillow": version("pillow")}

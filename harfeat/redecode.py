@@ -16,6 +16,7 @@ from harfeat.datasets import Clip
 from harfeat.deviation import deviation
 from harfeat.errors import InputError
 from harfeat.extraction import backbone_of, outcomes, recipe_of
+from harfeat.extractor import MAY_DIFFER
 from harfeat.findings import NOTE, OK, PROBLEM, WARNING, Finding, some
 from harfeat.hashing import sha256_of_file
 from harfeat.provenance import machine, versions
@@ -23,9 +24,6 @@ from harfeat.reproduce import settings_of, videos_of
 
 LEAST_COSINE = 0.999
 """Rows that point in less like directions are not those of the same frame by the same model."""
-
-_MAY_DIFFER = ("decoder", "precision", "batch_norm", "pillow", "flow.opencv")
-"""Fields of a recipe with whose other values features come out alike, if not bit for bit."""
 
 
 def redecode(
@@ -49,7 +47,7 @@ def redecode(
     settings = settings_of(cache, root, weights, splits_dir)
     backbone = backbone_of(settings)
     differing = differing_fields(cache.recipe, recipe_of(settings, backbone))
-    if grave := [line for line in differing if not line.startswith(_MAY_DIFFER)]:
+    if grave := [line for line in differing if not line.startswith(MAY_DIFFER)]:
         raise InputError(f"{cache.path}: cannot be made again here: {'; '.join(grave)}")
     if differing:
         yield Finding(NOTE, "decode", f"features are compared by cosine, since here {'; '.join(differing)}")

@@ -1,20 +1,21 @@
-"""From a cache back to what it was made with: the settings in its provenance, and the videos of its clips.
+"""From a cache back to what it was made with: the settings in its recipe and provenance, the videos of its clips.
 
 The provenance may be a stranger's: every value is checked, and no path in it is ever opened.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harfeat.cache import Cache
 from harfeat.datasets import Clip
 from harfeat.errors import InputError
+from harfeat.extractor import sampling_in, settings_in
 from harfeat.sampling import SamplingSettings
-from harfeat.settings import MOST_BATCH, PIXELS, ExtractSettings, dataset_of
+from harfeat.settings import MOST_BATCH, ExtractSettings, dataset_of
 
 _HELD = ("auto", "none")
 
@@ -22,23 +23,10 @@ _HELD = ("auto", "none")
 def sampling_of(cache: Cache) -> SamplingSettings:
     """How the frames of an extracted cache were chosen.
 
-    Raises InputError: imported features, or a provenance that does not fit the recipe.
+    Raises InputError: imported features, or a recipe that is not one of this program.
     """
-    if cache.recipe.get("kind") != "video":
-        raise InputError(
-            f"{cache.path}: its features were not extracted from videos by harfeat (kind "
-            f"{cache.recipe.get('kind')!r}), so there is nothing to decode again"
-        )
-    told = _settings(cache).get("sampling")
-    defaults = dataclasses.asdict(SamplingSettings())
-    if not isinstance(told, Mapping) or not all(
-        key in defaults and type(value) is type(defaults[key]) for key, value in told.items()
-    ):
-        raise InputError(f"{cache.path}: provenance does not hold the settings of the sampling")
-    sampling = SamplingSettings(**told)
-    if sampling.recipe() != cache.recipe.get("sampling"):
-        raise InputError(f"{cache.path}: the sampling in provenance is not that of the recipe: file altered")
-    return sampling
+    with _named(cache):
+        return sampling_in(cache.recipe)
 
 
 def settings_of(
@@ -49,11 +37,9 @@ def settings_of(
     `weights` names the file where the cache was made from one: a path that a cache states is not opened. Groups
     and test groups are left out, since they change no feature. Raises InputError.
     """
-    sampling, told = sampling_of(cache), _settings(cache)
-    model, dtype = (_text(cache, cache.recipe, key) for key in ("model", "dtype"))
-    precision = "auto" if model == PIXELS else _text(cache, cache.recipe, "precision")
-    if precision == "auto" and model != PIXELS:
-        raise InputError(f"{cache.path}: its recipe states no precision: file altered")
+    with _named(cache):
+        fields = settings_in(cache.recipe)
+    told = _settings(cache)
     batch = told.get("batch")
     if type(batch) is not int or not 1 <= batch <= MOST_BATCH:
         raise InputError(f"{cache.path}: provenance does not state the batch")
@@ -66,14 +52,10 @@ def settings_of(
         _text(cache, told, "dataset"),
         root,
         cache.path,
-        model=model,
-        size=_pixel_size(cache) if model == PIXELS else "",
+        **fields,
         weights=chosen,
-        sampling=sampling,
         splits_dir=splits_dir,
-        dtype=dtype,
         device="cpu" if cache.provenance.get("device") == "cpu" else "auto",
-        precision=precision,
         batch=batch,
     )
 
@@ -83,18 +65,20 @@ def videos_of(settings: ExtractSettings) -> dict[str, Clip]:
     return {clip.name: clip for clip in dataset_of(settings).clips}
 
 
+@contextmanager
+def _named(cache: Cache) -> Iterator[None]:
+    """What is wrong with the recipe of a cache, after the name of its file."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{cache.path}: {error}") from error
+
+
 def _settings(cache: Cache) -> Mapping[str, Any]:
     told = cache.provenance.get("settings")
     if not isinstance(told, Mapping):
         raise InputError(f"{cache.path}: provenance does not hold the settings of the extraction")
     return told
-
-
-def _pixel_size(cache: Cache) -> str:
-    size = cache.recipe.get("size")
-    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int for side in size):
-        raise InputError(f"{cache.path}: its recipe states no size of the pixels: file altered")
-    return "{}x{}".format(*size)
 
 
 def _text(cache: Cache, fields: Mapping[str, Any], key: str) -> str:

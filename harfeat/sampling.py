@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Any
 
@@ -149,6 +149,31 @@ class SamplingSettings:
         if self.views:
             recipe["views"] = {"count": self.views, "frames": self.fixed_frames, "short": self.short, **drawn}
         return recipe
+
+    @classmethod
+    def of_recipe(cls, recipe: object) -> SamplingSettings:
+        """Settings that have this recipe. Raises InputError where none have: altered, or of a newer version."""
+        told = dict(recipe) if isinstance(recipe, Mapping) else {}
+        views = told.get("views", {})
+        if not isinstance(views, Mapping):
+            raise InputError("sampling: views must hold what is drawn: file altered")
+        names = ("rule", "stream", "frames", "short", "interval", "fps", "max_interval", "flip", "seed")
+        found: dict[str, Any] = {
+            name: told.get(name, views.get(name)) for name in names if name in told or name in views
+        }
+        if "limit" in told:
+            found["frames"] = told["limit"]
+        if views:
+            found["views"] = views.get("count")
+        settings = cls(**found)
+        if settings.recipe() != recipe:
+            raise InputError("sampling: a recipe that no settings of this version give: file altered, or newer")
+        return settings
+
+    @property
+    def main(self) -> SamplingSettings:
+        """The same without training views."""
+        return replace(self, views=0, max_interval=self.max_interval if self.rule == "random" else 0)
 
     def stream_names(self) -> tuple[str, ...]:
         """The main stream's name and those of the training views, in the order of `plan`."""

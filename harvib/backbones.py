@@ -9,8 +9,10 @@ stay as they were. The supported families, with their last block:
     resnet      ResNet, ResNeXt, Wide ResNet: the last residual block; where its shortcut is the identity, the
                 kept channels are picked out of it
 
-Between trunk and block the maps are rounded to half precision: so the block sees what it saw in training, where
-the maps of all clips are kept on disk.
+A network of another family can be a trunk as a whole (`whole`): its features are picked, and nothing gets smaller.
+
+Between trunk and block the maps are rounded to half precision where the block was trained: so it sees what it saw
+in training, where the maps of all clips are kept on disk.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class Residual(Block):
         if self.shortcut is not None:
             shortcut = self.shortcut(maps)
         else:
-            shortcut = maps if len(self.kept) == maps.shape[1] else maps[:, self.kept]
+            shortcut = maps if len(self.kept) == maps.shape[1] else maps.index_select(1, self.kept)
         return self.act(self.body(maps) + shortcut)
 
     def _keep(self, kept: Tensor) -> None:
@@ -117,6 +119,16 @@ def _rows(module: nn.Module, kept: Tensor) -> Any:
     return small
 
 
+class Picked(Block):
+    """No block: of finished features (N, D) those that are kept."""
+
+    def channels(self, maps: Tensor) -> Tensor:
+        return maps.index_select(1, self.kept)[:, :, None, None]
+
+    def _keep(self, kept: Tensor) -> None:
+        """`kept` itself is all that there is."""
+
+
 class Trunk(nn.Module):
     """Normalised images (N, 3, H, W) to maps (N, C, h, w): a timm network without its last block."""
 
@@ -129,6 +141,18 @@ class Trunk(nn.Module):
         return maps.mean((2, 3), keepdim=True) if self.pools else maps
 
 
+class WholeTrunk(nn.Module):
+    """Normalised images (N, 3, H, W) to features (N, D): a timm network as it is."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.network(x)
+        return features
+
+
 @dataclass(frozen=True)
 class Origin:
     """What a backbone was made from: the timm model, and the mean and deviation of its pictures, of 0 to 1."""
@@ -139,28 +163,32 @@ class Origin:
 
 
 class Backbone(nn.Module):
-    """RGB images (N, 3, H, W), values 0 to 255 of any type, to features (N, K)."""
+    """RGB images (N, 3, H, W), values 0 to 255 of any type, to features (N, K).
+
+    `rounds`: the maps are rounded to half precision, as they were where the block was trained.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, trunk: Trunk, block: Block, origin: Origin) -> None:
+    def __init__(self, trunk: Trunk | WholeTrunk, block: Block, origin: Origin, rounds: bool = True) -> None:
         super().__init__()
-        self.trunk, self.block, self.origin = trunk, block, origin
+        self.trunk, self.block, self.origin, self.rounds = trunk, block, origin, rounds
         for name, values in (("mean", origin.mean), ("std", origin.std)):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def maps(self, images: Tensor) -> Tensor:
-        """The trunk's maps (N, C, h, w), float16."""
+        """The trunk's maps (N, C, h, w), float16 where it rounds."""
         x = (images.to(self.mean.dtype) - self.mean) / self.std
-        return self.trunk(x.contiguous(memory_format=torch.channels_last)).half()
+        maps: Tensor = self.trunk(x.contiguous(memory_format=torch.channels_last))
+        return maps.half() if self.rounds else maps
 
     def forward(self, images: Tensor) -> Tensor:
         return self.block(self.maps(images).to(self.mean.dtype))
 
     def with_block(self, block: Block) -> Backbone:
         """The same trunk with another block."""
-        return Backbone(self.trunk, block, self.origin)
+        return Backbone(self.trunk, block, self.origin, self.rounds)
 
     @torch.no_grad()
     def costs(self, height: int, width: int) -> dict[str, int]:
@@ -198,6 +226,12 @@ def build(model: str, network: Any | None = None) -> Backbone:
                 origin = Origin(model, tuple(map(float, config["mean"])), tuple(map(float, config["std"])))
                 return Backbone(trunk, block, origin).eval().to(memory_format=torch.channels_last)
     raise InputError(f"--backbone {model}: its last block cannot be trained and shrunk; supported are {SUPPORTED}")
+
+
+def whole(network: Any, features: int, origin: Origin) -> Backbone:
+    """A timm network of any family, which ends at so many features, in evaluation mode; nothing is rounded."""
+    backbone = Backbone(WholeTrunk(network), Picked(features), origin, rounds=False)
+    return backbone.eval().to(memory_format=torch.channels_last)
 
 
 def create(model: str, **options: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections import Counter
 from fractions import Fraction
@@ -70,6 +71,23 @@ def test_every_view_of_every_rule_lies_inside_the_clip(
     for view, same in zip(views, again, strict=True):
         assert view.indices.tolist() == same.indices.tolist()
         assert view.flip == same.flip
+
+
+@given(settings())
+def test_settings_come_back_from_their_recipe(chosen: SamplingSettings) -> None:
+    told = json.loads(json.dumps(chosen.recipe()))
+    found = SamplingSettings.of_recipe(told)
+    assert found.recipe() == chosen.recipe()
+    for count in (1, 7, 300):
+        theirs, ours = (plan(one, count, 25.0, "k") for one in (chosen, found))
+        assert [view.indices.tolist() for view in ours] == [view.indices.tolist() for view in theirs]
+        assert [view.flip for view in ours] == [view.flip for view in theirs]
+        main_view, *more = plan(found.main, count, 25.0, "k")
+        assert not more
+        assert main_view.indices.tolist() == theirs[0].indices.tolist()
+    for altered in (told | {"more": 1}, {key: told[key] for key in list(told)[1:]}, [told], None):
+        with pytest.raises(InputError, match="sampling"):
+            SamplingSettings.of_recipe(altered)
 
 
 @given(_COUNTS, _WANTED)

@@ -159,13 +159,14 @@ def test_frames_other_than_the_rule_gives_are_a_problem(extracted: Path, tmp_pat
     outside = rewritten(extracted, tmp_path / "outside.h5", lambda head: head, shift=9)
     assert "1 of 4 clips have frame indices outside of their video: jump/g1.avi" in problems(outside)[0]
 
-    def other_settings(head: CacheHead) -> CacheHead:
-        told: dict[str, Any] = json.loads(json.dumps(dict(head.provenance)))
-        told["settings"]["sampling"]["frames"] = 4
-        return replace(head, provenance=told)
+    def other_sampling(head: CacheHead) -> CacheHead:
+        told: dict[str, Any] = json.loads(json.dumps(dict(head.recipe)))
+        told["sampling"]["stride"] = 4
+        return replace(head, recipe=told)
 
-    lied = rewritten(extracted, tmp_path / "lied.h5", other_settings)
-    assert warnings(lied) == ["frames: the sampling in provenance is not that of the recipe: file altered"]
+    lied = rewritten(extracted, tmp_path / "lied.h5", other_sampling)
+    why = "a recipe that no settings of this version give: file altered, or newer"
+    assert warnings(lied) == [f"frames: sampling: {why}"]
 
 
 def cache_with(path: Path, rows: Sequence[ClipRow], split: Split, failures: Sequence[Failure] = ()) -> Path:
@@ -319,9 +320,11 @@ def test_features_that_are_not_the_videos_are_found_though_all_hashes_match(
         (("settings", "batch"), 10**12, "batch"),
         (("settings", "batch"), True, "batch"),
         (("settings", "weights"), "/etc/passwd", "was made with the weights file passwd; name it with --weights"),
-        (("settings", "sampling"), [], "sampling"),
-        (("settings", "sampling", "views"), "many", "sampling"),
-        (("settings", "sampling", "colour"), 1, "sampling"),
+        (("recipe", "sampling"), [], "sampling"),
+        (("recipe", "sampling", "views"), "many", "sampling"),
+        (("recipe", "sampling", "views"), {"count": "many"}, "sampling"),
+        (("recipe", "sampling", "colour"), 1, "sampling"),
+        (("recipe", "sampling", "rule"), None, "sampling"),
         (("settings",), None, "settings of the extraction"),
         (("recipe", "model"), "test_vit2", "cannot be made again here: weights"),
         (("recipe", "weights"), "0" * 64, "cannot be made again here: weights: '000"),

@@ -39,7 +39,7 @@ def models() -> dict[str, SequenceClassifier]:
     return {"plain": plain, "masked": masked, "compact": compact(masked)}
 
 
-RECIPE = {"kind": "video", "model": "öl", "transform": {"mean": [0.5, 0.25]}}
+RECIPE: dict[str, Any] = {"kind": "video", "model": "öl", "transform": {"mean": [0.5, 0.25]}}
 
 
 def test_the_recipe_of_the_features_goes_with_the_model(tmp_path: Path) -> None:

@@ -27,14 +27,21 @@ def _onnx(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
     return write_onnx(model, card, out)
 
 
+def _pipeline(run: Path, out: Path, weights: str | None) -> str:
+    from harvib.export.pipeline import write_pipeline  # noqa: PLC0415 - timm takes a second to import
+
+    return write_pipeline(run, out, weights)
+
+
 FORMATS: dict[str, Exporter] = {"torch": write_torch, "onnx": _onnx, "c": write_c}
 
 __all__ = ["FORMATS", "Exporter", "export_run", "to_torch"]
 
 
-def export_run(model: Path, form: str, out: Path) -> str:
+def export_run(model: Path, form: str, out: Path, with_backbone: bool = False, weights: str | None = None) -> str:
     """Write the final model of a run folder, or a model file, to `out`; the line that says what was written.
 
+    `with_backbone`: the pipeline that begins at frames (`harvib.export.pipeline`); `weights` are its backbone's.
     Raises InputError where there is no such model or format, or where `out` cannot be written.
     """
     if form not in FORMATS:
@@ -43,6 +50,13 @@ def export_run(model: Path, form: str, out: Path) -> str:
         raise InputError(f"--out {out}: " + ("is a folder" if out.is_dir() else "its folder does not exist"))
     if model.is_dir() and (folder := RunFolder(model)).report_path.is_file() and not folder.is_finished():
         raise InputError(f"{model}: interrupted before its final model; repeat its command, then export")
+    if with_backbone != (form == "onnx" and with_backbone) or (weights is not None and not with_backbone):
+        raise InputError("--with-backbone needs --format onnx, and --weights needs --with-backbone")
+    try:
+        if with_backbone:
+            return _pipeline(model, out, weights)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error.strerror or error}") from error
     file = model_file(model)
     network, card = load_model(file)
     instead = f"; {file} holds its weights, and `harvib.weights.load_model` makes a torch module of them"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.compose
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET, IR = 21, 10
@@ -75,6 +76,28 @@ class Graph:
             shape = self.op("Concat", batch, self.constant(np.array([width])), axis=0)
             zeros.append(self.op("ConstantOfShape", shape))
         return self.ops("Scan", len(wide), *zeros, xs, body=proto, num_scan_inputs=1)[-1]
+
+    def branch(
+        self, condition: str, then: Callable[[Graph], str], otherwise: Callable[[Graph], str], kind: int
+    ) -> str:
+        """What `then` makes where `condition` (1,) holds, else what `otherwise` makes; of element type `kind`."""
+        bodies = {}
+        for attribute, make in (("then_branch", then), ("else_branch", otherwise)):
+            body = Graph(self)
+            result = body.op("Identity", make(body))
+            out = helper.make_tensor_value_info(result, kind, None)
+            bodies[attribute] = helper.make_graph(body.nodes, self._name(), [], [out])
+        return self.op("If", condition, **bodies)
+
+    def splice(self, inner: onnx.GraphProto, prefix: str, feeds: Mapping[str, str]) -> dict[str, str]:
+        """Take in another graph whose inputs are `feeds` by name; the names of its outputs, by theirs."""
+        found = onnx.compose.add_prefix_graph(inner, f"{prefix}/")
+        for tensor in found.initializer:
+            self._root.constants[tensor.name] = tensor
+        for name, given in feeds.items():
+            self.nodes.append(helper.make_node("Identity", [given], [f"{prefix}/{name}"]))
+        self.nodes.extend(found.node)
+        return {output.name: f"{prefix}/{output.name}" for output in inner.output}
 
     def _name(self) -> str:
         self._root._count += 1

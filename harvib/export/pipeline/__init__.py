@@ -1,0 +1,23 @@
+"""A run's model with what stands before it: from the frames of a video to logits, in onnxruntime alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harvib.errors import InputError
+from harvib.export.pipeline.front import FrameBackbone, Pipeline, backbone_for, pipeline_of
+from harvib.onnxfile import needs_onnx
+
+__all__ = ["FrameBackbone", "Pipeline", "backbone_for", "pipeline_of", "write_pipeline"]
+
+
+def write_pipeline(run: Path, out: Path, weights: str | None = None, quantize: str = "none") -> str:
+    """See `harvib.export.pipeline.files`; InputError too where an extra is not installed."""
+    needs_onnx()
+    try:
+        import onnxscript  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise InputError("--with-backbone needs onnxscript: pip install 'harfeat[quantize]'") from error
+    from harvib.export.pipeline import files  # noqa: PLC0415 - an extra
+
+    return files.write_pipeline(run, out, weights, quantize)
