@@ -28,6 +28,7 @@ from harvib.bench.rows import measure_rows
 from harvib.bench.run import conditions_of
 from harvib.bench.runtimes import REFERENCE, RUNTIMES, about
 from harvib.bench.subject import Subject
+from harvib.bench.table import reasons
 from harvib.macs import COUNTED
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.published import CLASSES, FEATURES, FRAMES
@@ -42,9 +43,7 @@ AIMS = {"onnx": 1000.0, "c": 3000.0, "c-loop": 3000.0}
 QUICK_FEATURES, QUICK_PLAIN, QUICK_COMPACT, QUICK_FRAMES = 24, (24, 16), ((5, 3), (4, 4)), 4
 
 
-def subjects_of(
-    features: int, plain: Size, compact: Sequence[Size], classes: int, seed: int
-) -> list[Subject]:
+def subjects_of(features: int, plain: Size, compact: Sequence[Size], classes: int, seed: int) -> list[Subject]:
     """The plain model, then the compact ones, with random weights; sizes are (inputs, units)."""
     torch.manual_seed(seed)
     card = ModelCard(tuple(map(str, range(classes))), "random")
@@ -89,9 +88,8 @@ def main(repeats: int, seed: int, quick: bool, memory: bool, out: Path) -> None:
         rows = measure_rows(pairs, settings, Path(folder), memory, lambda note: click.echo(note, err=True))
     aims = aims_of(rows, subjects[1].name)
     click.echo(align(cells_of(rows)))
-    for row in rows:
-        if "reason" in row:
-            click.echo(f"{row['model']}, {row['title']}: {row['reason']}")
+    for line in reasons(rows):
+        click.echo(line)
     for name, aim in aims.items():
         ratio = "-" if aim["measured"] is None else f"{aim['measured']:,.0f}x"
         told = f"{subjects[1].name} in {RUNTIMES[name].title}: {ratio}, the aim is {aim['aim']:,.0f}x"
@@ -105,8 +103,8 @@ def main(repeats: int, seed: int, quick: bool, memory: bool, out: Path) -> None:
         "reference": f"{subjects[0].name}/{REFERENCE}",
         "quick": quick,
         "runtimes": {name: about(name) for name in RUNTIMES},
-        "load_average": load,
         **conditions_of(),
+        "load_average": load,
     }
     out.write_text(json.dumps(figures, indent=2) + "\n")
     click.echo(f"figures: {out}")

@@ -121,8 +121,10 @@ def test_runtimes_that_keep_a_state_tell_a_frame_and_a_clip_apart(
     assert {name for name, row in rows.items() if "frame" in row} == {"torch", "c", "c-loop"}
     for row in rows.values():
         assert row["clip"]["median_ms"] > 0
-    assert rows["c-loop"]["loop"] == c.ROUNDS
+    assert rows["c-loop"]["loop"] == c.MOST_ROUNDS
     assert "loop" not in rows["c"]
+    # A long call would be interrupted by others on the machine: of large models a loop holds fewer.
+    assert [c.rounds(macs) for macs in (0, 10_000, 400_000, 10_000_000)] == [64, 64, 10, 1]
 
 
 def test_exact_runtimes_are_exact_and_rounded_ones_tell_their_agreement(
@@ -192,7 +194,9 @@ def test_what_is_not_installed_is_told_in_the_table(tmp_path: Path, monkeypatch:
     for row in result["rows"]:
         assert ("reason" in row) == (row["runtime"] != "torch")
         if "reason" in row:
-            assert f"{row['model']} in {row['title']}: {row['reason']}" in told
+            (line,) = (line for line in told.splitlines() if line.endswith(f": {row['reason']}"))
+            assert line.startswith("plain, compact in ")
+            assert row["title"] in line
     assert "no C compiler (CC=no-such-compiler)" in told
     assert "pip install 'harfeat[quantize]'" in told
     monkeypatch.delenv("CC")
@@ -360,7 +364,8 @@ def test_what_rounding_alone_does_to_a_model_is_no_error(tmp_path: Path) -> None
         # Two large numbers that cancel: float32 keeps few digits of their difference.
         weight = model.head.weight
         model.head.weight.copy_(torch.cat([weight[:, :1] + 3e3, weight[:, :1] - 3e3, weight[:, 2:]], 1))
-        cell: Any = model.recurrent.layers[0].cells["0"]
+        layer: Any = model.recurrent.layers[0]
+        cell = layer.cells["0"]
         for values in cell.module.all_weights[0]:
             values[1] = values[0] + 1e-4
         cell.module.weight_hh_l0[:, 1] = cell.module.weight_hh_l0[:, 0]

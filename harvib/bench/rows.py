@@ -103,7 +103,7 @@ def _prepare(row: Row, folder: Path) -> None:
         row.figures["bytes_parts"] = dict(whole.shipped.parts)
     if whole.static is not None:
         row.figures["static_bytes"] = {**whole.static, "total": sum(whole.static.values())}
-    if whole.clips > 1:
+    if whole.clips:
         row.figures["loop"] = whole.clips
 
 
@@ -162,7 +162,7 @@ def _time(rows: Mapping[str, Row], widest: Subject, settings: BenchSettings) -> 
     runners = {name: whole.call for name, whole in wholes.items()}
     ready = {name: whole.ready for name, whole in wholes.items()}
     for name, taken in interleaved(runners, clips(), settings.repeats, ready=ready).items():
-        rows[name].figures["clip"] = per_clip(taken, settings.batch * wholes[name].clips)
+        rows[name].figures["clip"] = per_clip(taken, settings.batch * max(1, wholes[name].clips))
     streams = {name: stream for name, whole in wholes.items() if (stream := whole.frames()) is not None}
     if streams:
         frames: Any = widest.clips(settings)

@@ -91,6 +91,7 @@ def conditions_of() -> dict[str, Any]:
     return {
         "machine": machine(),
         "allowed_cores": allowed_cores(),
+        "load_average": os.getloadavg()[0],
         "torch": versions()["torch"],
         "versions": {"python": platform.python_version(), **versions()},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

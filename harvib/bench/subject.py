@@ -82,7 +82,7 @@ class Subject:
         for stream, (model, card) in self.parts.items():
             name = identifier(f"{self.name}_{stream}" if stream else self.name)
             parts.append(runtime.prepare(model, card, folder, name))
-        if len(parts) > 1 and parts[0].clips > 1:
+        if len(parts) > 1 and parts[0].clips:
             raise UnavailableError("the streams of a fused run are joined in Python")
         return Whole(self, parts)
 

@@ -15,7 +15,7 @@ def bench_table(result: Mapping[str, Any], config: Mapping[str, Any] | None = No
     """All of it; `config` is that of the run, for the commands that try another backbone."""
     rows = result["rows"]
     lines = [align(sizes_of(rows)), "", align(cells_of(rows))]
-    lines += [f"{row['model']} in {row['title']}: {row['reason']}" for row in rows if "reason" in row]
+    lines += reasons(rows)
     lines += result["notes"]
     if "ratio" in result:
         lines.append(f"in torch plain takes {result['ratio']:,.1f}x the time of compact (ratio of the medians)")
@@ -23,6 +23,16 @@ def bench_table(result: Mapping[str, Any], config: Mapping[str, Any] | None = No
     if "end_to_end" not in result:
         return "\n".join([*lines, result["scope"]])
     return "\n".join([*lines, "", end_to_end_table(result["end_to_end"], config or {})])
+
+
+def reasons(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why some rows have no figures, a line a reason."""
+    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for row in rows:
+        if "reason" in row:
+            models, titles = found.setdefault(row["reason"], ({}, {}))
+            models[row["model"]] = titles[row["title"]] = None
+    return [f"{', '.join(models)} in {'; '.join(titles)}: {why}" for why, (models, titles) in found.items()]
 
 
 def sizes_of(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -70,10 +80,10 @@ def meanings(rows: Sequence[Mapping[str, Any]], memory: str | None) -> list[str]
         "processor's caches; median and p95 are of the call right after it.",
         "ms/frame: one more frame into a kept state, with the logits so far; - where a runtime has no such form.",
     ]
-    if looped := next((row for row in rows if "loop" in row), None):
+    if any("loop" in row for row in rows):
         lines.append(
-            f"in a loop of C: means over {looped['loop']} clips or frames a call; in the row before it each is a "
-            "call from Python, which is part of the time."
+            "in a loop of C: means over up to 64 clips or frames a call, about a millisecond; in the row before "
+            "it each is a call from Python, which is part of the time."
         )
     kinds = dict.fromkeys(f"{row['title']}: {row['bytes_of']}" for row in rows if "bytes_of" in row)
     lines.append(f"bytes: {'; '.join(kinds)}.")
@@ -118,6 +128,8 @@ def conditions(result: Mapping[str, Any]) -> str:
     used, cores = result["settings"], result.get("allowed_cores")
     pinned = "" if cores is None else ", pinned to one core" if cores == 1 else f", free to run on {cores} cores"
     about = [text for text in dict.fromkeys(result.get("runtimes", {}).values()) if not text.startswith("torch")]
+    if "load_average" in result:
+        pinned += f", load average {result['load_average']:.1f}"
     others = "".join(f"{text}, " for text in about)
     return (
         f"{used['repeats']} calls each, in turns, of {used['batch']} x {used['steps']} steps x "

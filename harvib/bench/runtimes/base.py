@@ -43,13 +43,13 @@ class Resident:
 class Prepared(ABC):
     """One model in one runtime, ready to be called.
 
-    `clips` are how often a call goes through its batch; `static`, of models without a runtime, the bytes of memory
-    that they need in all, by kind.
+    `clips`: how often a call goes through its batch in a loop of its own, 0 where it has none; `static`, of models
+    without a runtime, the bytes of memory that they need in all, by kind.
     """
 
     shipped: Shipped
     resident: Resident
-    clips: int = 1
+    clips: int = 0
     static: Mapping[str, int] | None = None
 
     @abstractmethod

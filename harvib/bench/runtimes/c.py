@@ -20,19 +20,24 @@ import torch
 from torch import Tensor
 
 from harvib.bench.runtimes.base import Prepared, Resident, Runtime, Shipped, UnavailableError
+from harvib.bench.settings import USUAL_STEPS
 from harvib.bench.timing import Frames
 from harvib.classifier import Classifier
 from harvib.errors import InputError
 from harvib.export.c import to_c
 from harvib.export.torch import compact_form
+from harvib.macs import Macs, macs_of
 from harvib.models import recurrent
 from harvib.weights import ModelCard
 
 FLAGS = ("-std=c99", "-O2", "-fPIC")
 MOST = 8_000_000
 """Parameters of the largest model that is written as C here: a compiler takes 230 bytes of memory for each."""
-ROUNDS = 64
-"""Times that one call of the loop goes through its clips."""
+MOST_ROUNDS, WORK = 64, 4_000_000
+"""Times that one call of the loop goes through its clip or frame: that many, or so many multiply-accumulates.
+
+About a millisecond: what takes longer than a process is let run at once would tell of the others on the machine.
+"""
 
 _DRIVER = """#include "@.h"
 
@@ -99,7 +104,7 @@ def build(model: Classifier, card: ModelCard, folder: Path, name: str) -> Progra
     if counted > MOST:
         raise UnavailableError(f"{counted:,} parameters: beyond {MOST:,} a compiler takes too long")
     try:
-        files = to_c(compact_form(recurrent(model, "C")), card, name, f"{name}.h")
+        files = to_c(compact_form(recurrent(model, "a C form")), card, name, f"{name}.h")
     except InputError as error:
         raise UnavailableError(str(error).removeprefix("--format c: ")) from error
     source, header, driver = (folder / f"{name}{end}" for end in (".c", ".h", "-loop.c"))
@@ -223,22 +228,22 @@ class _Called(Prepared):
 class _Looped(_Called):
     """Many clips a call, gone through without Python."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, macs: Macs) -> None:
         super().__init__(program)
-        self.clips = ROUNDS
+        self.clips, self._frame_rounds = rounds(macs.clip), rounds(macs.step)
         self._loop = program.call("loop")
 
     def ready(self, features: Tensor, lengths: Tensor) -> Any:
         _, x, logits = super().ready(features, lengths)
         count, steps = (ctypes.c_size_t(size) for size in x.shape[:2])
-        return (_at(x), count, steps, ctypes.c_size_t(ROUNDS), _at(logits)), x, logits
+        return (_at(x), count, steps, ctypes.c_size_t(self.clips), _at(logits)), x, logits
 
     def clip(self, given: Any) -> Any:
         self._loop(*given[0])
         return given
 
     def frames(self) -> Frames | None:
-        return _LoopedFrames(self._program)
+        return _LoopedFrames(self._program, self._frame_rounds)
 
 
 class _Frames:
@@ -270,14 +275,13 @@ class _Frames:
 class _LoopedFrames(_Frames):
     """The same frame many times, without Python."""
 
-    calls = ROUNDS
-
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, calls: int) -> None:
         super().__init__(program)
+        self.calls = calls
         self._loop = program.call("loop_frame")
 
     def see(self, row: Any) -> object:
-        self._loop(self._state, row[0], ctypes.c_size_t(ROUNDS), self._logits)
+        self._loop(self._state, row[0], ctypes.c_size_t(self.calls), self._logits)
         return None, None, self._out
 
 
@@ -308,4 +312,9 @@ class CLoop(C):
     title = "C, in a loop of C"
 
     def prepare(self, model: Classifier, card: ModelCard, folder: Path, name: str) -> Prepared:
-        return _Looped(build(model, card, folder, name))
+        return _Looped(build(model, card, folder, name), macs_of(model, USUAL_STEPS))
+
+
+def rounds(macs: int) -> int:
+    """How often a loop goes through what takes so many multiply-accumulates."""
+    return min(MOST_ROUNDS, max(1, WORK // max(1, macs)))

@@ -61,7 +61,7 @@ class Onnx(Runtime):
 
         file = folder / f"{name}{self._scheme and f'-{self._scheme}'}.onnx"
         try:
-            small = compact_form(recurrent(model, "ONNX"))
+            small = compact_form(recurrent(model, "an ONNX form"))
             proto = to_onnx(small, card, SCHEMES[self._scheme] if self._scheme else Float32())
         except InputError as error:
             raise UnavailableError(str(error)) from error
