@@ -22,7 +22,10 @@ import numpy as np
 from harfeat.cache import ClipFeatures, ClipRow, Failure
 from harfeat.cache.fingerprint import differing_fields
 from harfeat.datasets import Clip
+from harfeat.datasets.scan import videos_below
 from harfeat.decode import ClipFrames, DecodeError, decode_pictures
+from harfeat.decode.linear import pictures, to_rgb
+from harfeat.decode.probe import MAX_PIXELS, check_size
 from harfeat.errors import InputError
 from harfeat.extraction import FrameModel, backbone_of, outcomes, recipe_of
 from harfeat.hashing import sha256_of_file
@@ -32,19 +35,26 @@ from harfeat.settings import PIXELS, ExtractSettings
 from harfeat.weights import identity, load_backbone
 
 __all__ = [
+    "MAX_PIXELS",
     "MAY_DIFFER",
     "ClipFrames",
     "DecodeError",
     "ExtractedClip",
     "Extractor",
+    "Failure",
     "InputError",
+    "SamplingSettings",
     "TransformConfig",
+    "check_size",
     "extractor_of",
     "network_of",
+    "pictures",
     "prepare",
     "raw_frames",
     "sampling_in",
     "settings_in",
+    "to_rgb",
+    "videos_below",
 ]
 
 MAY_DIFFER = ("decoder", "precision", "batch_norm", "pillow", "flow.opencv")

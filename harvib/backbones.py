@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from harvib.weights import read_tensors, write_tensors
 
 FILE = "backbone.safetensors"
 VERSION = 1
+_MOST_SHRUNK = 10
+"""How many times more numbers a network has than what is left of it where its last block shrank to one feature."""
 SUPPORTED = "networks with a conv_head and batch normalisation (EfficientNet, MobileNet), and ResNets"
 
 
@@ -308,6 +311,7 @@ def load_backbone(run: Path) -> Backbone:
     try:
         pictures = json.loads(metadata["pictures"])
         origin = Origin(metadata["model"], tuple(pictures["mean"]), tuple(pictures["std"]))
+        _require_like(origin.model, tensors)
         full, kept = build(origin.model), tensors["block.kept"]
         chosen = kept.ndim == 1 and kept.dtype == torch.int64 and len(kept) > 0
         if not chosen or not ((kept >= 0) & (kept < len(full.block.kept))).all() or (kept.diff() <= 0).any():
@@ -320,3 +324,12 @@ def load_backbone(run: Path) -> Backbone:
     if bad is not None:
         raise InputError(f"{path}: {bad} holds NaN or infinity")
     return backbone.eval().to(memory_format=torch.channels_last)
+
+
+def _require_like(model: str, tensors: Mapping[str, Tensor]) -> None:
+    """ValueError where a file cannot hold this network: a stranger may name one that takes all memory there is."""
+    with torch.device("meta"):
+        wanted = sum(value.numel() for value in create(model).state_dict().values())
+    found = sum(value.numel() for value in tensors.values())
+    if wanted > _MOST_SHRUNK * found:
+        raise ValueError(f"{found:,} numbers for {model}, which has {wanted:,}")

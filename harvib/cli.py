@@ -14,7 +14,10 @@ from harvib.commands.bench import bench
 from harvib.commands.compare import compare
 from harvib.commands.evaluate import evaluate
 from harvib.commands.export import export
+from harvib.commands.predict import predict
 from harvib.commands.prune import prune
+from harvib.commands.pull import pull_command
+from harvib.commands.push import push_command
 from harvib.commands.quantize import quantize
 from harvib.commands.report import report
 from harvib.commands.sweep import sweep
@@ -68,6 +71,7 @@ def main() -> None:
 
 main.add_command(train)
 main.add_command(evaluate)
+main.add_command(predict)
 main.add_command(bench)
 main.add_command(export)
 main.add_command(quantize)
@@ -75,3 +79,5 @@ main.add_command(report)
 main.add_command(prune)
 main.add_command(sweep)
 main.add_command(compare)
+main.add_command(push_command)
+main.add_command(pull_command)

@@ -16,16 +16,17 @@ from harfeat.cache import ROLES, Cache, open_cache
 from harvib.classifier import Classifier
 from harvib.data import load_clips
 from harvib.errors import InputError
+from harvib.filed import FileClassifier
 from harvib.fusion import load_fused
 from harvib.labels import require_labels
 from harvib.matching import Matched, first_difference, matched
 from harvib.metrics import Evaluation, evaluate
-from harvib.onnxfile import SUFFIX, OnnxClassifier, load_onnx
+from harvib.modelfiles import load_any
 from harvib.rundir import RunFolder, model_file
 from harvib.seen import SeenCache
 from harvib.source import Source, holds, opened, places_of, source_of
 from harvib.weighting import fuse
-from harvib.weights import ModelCard, load_model
+from harvib.weights import ModelCard
 
 if TYPE_CHECKING:
     from harvib.backbones import Backbone
@@ -39,7 +40,8 @@ def evaluate_run(
     device: torch.device,
     videos: bool = False,
 ) -> dict[str, Any]:
-    """Accuracy, loss and confusion matrix of a run folder's final model, or of a model file, also one in ONNX.
+    """Accuracy, loss and confusion matrix of a run folder's final model, or of a model file, also one in ONNX
+    or TorchScript.
 
     Of several labels the four measures of `harvib.gap` in place of accuracy and matrix.
     A fused run takes the features of all its streams, in any order, and the clips that all of them have. Without
@@ -52,7 +54,7 @@ def evaluate_run(
     if len(sources) != 1:
         raise InputError(f"{model}: a model of one stream; give --features once, not {len(sources)} times")
     file = model_file(model)
-    network, card = load_onnx(file) if file.suffix == SUFFIX else load_model(file)
+    network, card = load_any(file)
     if not videos and model.is_dir() and (model / "backbone.safetensors").is_file():
         raise InputError(f"{model}: a run on videos; give --videos and the cache of frames, not --features")
     backbone = _backbone(model if model.is_dir() else model.parent, device) if videos else None
@@ -115,7 +117,7 @@ def _of_streams(run: Path, cards: dict[str, ModelCard], sources: Sequence[Source
 
 
 def _evaluation(
-    network: Classifier | OnnxClassifier,
+    network: Classifier | FileClassifier,
     card: ModelCard,
     source: Source,
     split: str | None,
@@ -127,7 +129,7 @@ def _evaluation(
     with opened(source, card.stream) as (cache, stream):
         require_same_kind(source, cache, stream, card)
         dim = cache.dim(stream) if backbone is None else len(backbone.block.kept)
-        wanted = network.features if isinstance(network, OnnxClassifier) else network.spec.features
+        wanted = network.features if isinstance(network, FileClassifier) else network.spec.features
         if dim != wanted:
             raise InputError(f"{source}: {dim} values a row, the model was made for {wanted}")
         chosen = places_of(cache, source.names)

@@ -12,11 +12,11 @@ from torch import nn
 
 from harvib.classifier import Classifier
 from harvib.data import ClipSet
+from harvib.filed import FileClassifier
 from harvib.gap import GlobalAveragePrecision, HitAtOne, MeanAveragePrecision, Measure, Perr
 from harvib.labels import LabelSets
 from harvib.measure import ACCURACY, GAP
 from harvib.objectives import label_loss
-from harvib.onnxfile import OnnxClassifier
 
 BATCH = 128
 BATCH_BEHIND_FRONT = 16
@@ -103,7 +103,7 @@ def by_part(results: Mapping[str, Evaluation]) -> dict[str, dict[str, float]]:
 
 
 @torch.no_grad()
-def evaluate(model: Classifier | OnnxClassifier, clips: ClipSet, device: torch.device) -> Evaluation:
+def evaluate(model: Classifier | FileClassifier, clips: ClipSet, device: torch.device) -> Evaluation:
     """Run a model in evaluation mode over a set of clips; its training mode is restored."""
     training = model.training
     batch = BATCH_BEHIND_FRONT

@@ -11,35 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harvib.errors import InputError
+from harvib.filed import FileClassifier
 from harvib.weights import ModelCard
 
 FORMAT, VERSION = "harvib-onnx", 1
 SUFFIX = ".onnx"
 
 
-class OnnxClassifier(nn.Module):
-    """Features (B, T, D) and lengths (B,) to logits (B, C), by onnxruntime on the CPU with torch's threads.
-
-    `features` is D, `classes` C, `parameters` the counts of the model that it was made from.
-    """
-
-    front = None
+class OnnxClassifier(FileClassifier):
+    """By onnxruntime on the CPU with torch's threads."""
 
     def __init__(self, session: Any, features: int, classes: int, parameters: dict[str, int]) -> None:
-        super().__init__()
+        super().__init__(features, classes, parameters)
         self._session = session
-        self.features, self.classes, self.parameters_told = features, classes, parameters
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         given = {"features": x.float().cpu().numpy(), "lengths": lengths.long().cpu().numpy()}
         return torch.from_numpy(self._session.run(["logits"], given)[0])
-
-    def parameter_counts(self) -> dict[str, int]:
-        """Of the model that the file was made from, in floats and whole numbers alike."""
-        return dict(self.parameters_told)
 
 
 def load_onnx(path: Path) -> tuple[OnnxClassifier, ModelCard]:
@@ -53,16 +44,13 @@ def load_onnx(path: Path) -> tuple[OnnxClassifier, ModelCard]:
 
 def read_onnx(data: bytes, where: str) -> tuple[OnnxClassifier, ModelCard]:
     """The same from the bytes of a file; `where` names it in errors."""
-    needs_onnx()
-    import onnx  # noqa: PLC0415 - an extra
+    proto, told = _parsed(data, where)
     import onnxruntime  # noqa: PLC0415 - an extra
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with onnx
 
-    try:
-        proto = onnx.load_model_from_string(data)
-    except DecodeError as error:
-        raise InputError(f"{where}: not a readable ONNX file: {error}") from error
-    told = {item.key: item.value for item in proto.metadata_props}
+    if told.get("format", "").startswith("harvib-pipeline"):
+        raise InputError(
+            f"{where}: it begins at the frames of a video; name the run, or NAME-model.onnx beside it"
+        )
     if told.get("format") != FORMAT:
         raise InputError(f"{where}: not an ONNX file of harvib (no format in its metadata)")
     if told.get("version") != str(VERSION):
@@ -83,6 +71,30 @@ def read_onnx(data: bytes, where: str) -> tuple[OnnxClassifier, ModelCard]:
     except Exception as error:  # onnxruntime's errors have no common class but this
         raise InputError(f"{where}: cannot be understood: {str(error).splitlines()[0]}: file damaged") from error
     return OnnxClassifier(session, features, classes, parameters), card
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What an ONNX file of any kind that harvib writes tells of itself; InputError as of `load_onnx`."""
+    try:
+        proto, told = _parsed(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if not told.get("format", "").startswith("harvib-"):
+        raise InputError(f"{path}: not an ONNX file of harvib (no format in its metadata)")
+    _require_plain(proto, str(path))
+    return told
+
+
+def _parsed(data: bytes, where: str) -> tuple[Any, dict[str, str]]:
+    needs_onnx()
+    import onnx  # noqa: PLC0415 - an extra
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with onnx
+
+    try:
+        proto = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise InputError(f"{where}: not a readable ONNX file: {error}") from error
+    return proto, {item.key: item.value for item in proto.metadata_props}
 
 
 def needs_onnx() -> None:

@@ -39,6 +39,14 @@ def frame_size(cache: Cache, stream: str) -> tuple[int, int]:
     return height, width
 
 
+@torch.inference_mode()
+def seen_by(see: Callable[[Tensor], Tensor], images: np.ndarray, device: torch.device) -> Tensor:
+    """(T, dim) on the CPU: what a network on `device` makes of images (T, 3, H, W) uint8."""
+    # The same pieces whenever a clip is seen: sums of another order would round in another way.
+    pieces = (torch.from_numpy(images[at : at + _FRAMES]) for at in range(0, len(images), _FRAMES))
+    return torch.cat([see(piece.to(device)).cpu() for piece in pieces])
+
+
 class SeenCache(Cache):
     """The clips of `frames`, with rows of `dim` values that `see` makes of images (T, 3, H, W) uint8, (T, dim).
 
@@ -95,13 +103,7 @@ class SeenCache(Cache):
         """What the network makes of a clip's frames, (T, dim), computed now."""
         height, width = self._size
         images = self._frames.read(clip, stream).features.reshape(-1, height, width, 3).transpose(0, 3, 1, 2)
-        with torch.inference_mode():
-            # The same pieces whenever a clip is seen: sums of another order would round in another way.
-            pieces = [
-                self._see(torch.from_numpy(images[at : at + _FRAMES]).to(self._device)).cpu()
-                for at in range(0, len(images), _FRAMES)
-            ]
-        rows = torch.cat(pieces).numpy().astype(self._dtype, copy=False)
+        rows = seen_by(self._see, images, self._device).numpy().astype(self._dtype, copy=False)
         if not np.isfinite(rows).all():
             raise InputError(
                 f"{self.path}: clip {self.clips[clip].name}: the backbone gives values beyond {self._dtype}: are "

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from harfeat.cache import DEFAULT_STREAM, Cache, fingerprint_of
@@ -176,9 +176,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """Write a safetensors file so that it is either whole or not there; equal contents give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
-    _sort_header(temporary)
+    save_file(_contiguous(tensors), temporary, metadata)
+    with temporary.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = _sorted_header(stream.read(size))
+        stream.seek(8)
+        stream.write(header)
     replace_synced(temporary, path)
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The same file as bytes, for those that are small."""
+    data = save(_contiguous(tensors), metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    return data[:8] + _sorted_header(data[8:end]) + data[end:]
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -200,16 +215,11 @@ def write_together(files: Mapping[Path, bytes]) -> None:
             part.unlink(missing_ok=True)
 
 
-def _sort_header(path: Path) -> None:
-    """Put the header's keys in order, in place: safetensors writes its metadata in an order drawn by chance."""
-    with path.open("r+b") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.dumps(
-            json.loads(stream.read(size)), ensure_ascii=False, sort_keys=True, separators=(",", ":")
-        )
-        stream.seek(8)
-        # The format lets a header end in spaces.
-        stream.write(header.encode().ljust(size))
+def _sorted_header(header: bytes) -> bytes:
+    """Its keys in order, as long as before: safetensors writes its metadata in an order drawn by chance."""
+    text = json.dumps(json.loads(header), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    # The format lets a header end in spaces.
+    return text.encode().ljust(len(header))
 
 
 def replace_synced(temporary: Path, path: Path) -> None:

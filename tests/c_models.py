@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rounded import rounded
 from torch import Tensor
 
 from harvib.export.c import to_c
@@ -100,10 +101,10 @@ def _at(values: np.ndarray) -> object:
     return values.ctypes.data_as(_Floats)
 
 
-def built(small: SequenceClassifier, card: ModelCard, folder: Path) -> tuple[CModel, int]:
+def built(small: SequenceClassifier, card: ModelCard, folder: Path, quantize: str = "none") -> tuple[CModel, int]:
     """The compiled C of a model, and the bytes of its state as the exporter tells them."""
     name = f"m{next(_COUNT)}"
-    files = to_c(small, card, name, f"{name}.h")
+    files = to_c(small, card, name, f"{name}.h", quantize)
     (folder / f"{name}.h").write_text(files.header)
     (folder / f"{name}.c").write_text(files.source)
     library = compiled(folder / f"{name}.c")
@@ -111,10 +112,18 @@ def built(small: SequenceClassifier, card: ModelCard, folder: Path) -> tuple[CMo
 
 
 def assert_equal(
-    small: SequenceClassifier, card: ModelCard, folder: Path, lengths: tuple[int, ...] = (1, 2, 9)
+    small: SequenceClassifier,
+    card: ModelCard,
+    folder: Path,
+    lengths: tuple[int, ...] = (1, 2, 9),
+    quantize: str = "none",
 ) -> None:
-    """Whole clips and streams have the logits of the Python model, at the end and at every frame before."""
-    model, size = built(small, card, folder)
+    """Whole clips and streams have the logits of the Python model, at the end and at every frame before.
+
+    With int8 the Python model is the one with the values that the codes stand for.
+    """
+    model, size = built(small, card, folder, quantize)
+    small = rounded(small) if quantize == "int8" else small
     for length in lengths:
         x = torch.randn(1, length, small.spec.features)
         stream = Stream(model, size)

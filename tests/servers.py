@@ -1,20 +1,26 @@
-"""Local servers for tests: files by HTTP with dropped connections, and a stand-in for the Hugging Face Hub."""
+"""Local servers for tests: files by HTTP with dropped connections, S3, and a stand-in for the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import urllib.parse
+import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 _PIECE = 16 << 10
 
@@ -133,13 +139,13 @@ def file_server(files: dict[str, bytes] | Path) -> Iterator[Answering]:
 
 @dataclass
 class Hub:
-    """A stand-in for the Hub: data set repositories with branches of files, and large files by their hash."""
+    """A stand-in for the Hub: repositories with branches of files, and large files by their hash."""
 
     url: str = ""
     other_host: str = ""
     token: str = "hf_secret"
     repos: dict[str, dict[str, dict[str, tuple[str, bytes]]]] = field(default_factory=dict)
-    """Repository, branch, path to (how it is kept, content)."""
+    """Repository (models/ORG/NAME, or ORG/NAME of a data set), branch, path to (how it is kept, content)."""
     private: dict[str, bool] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
     uploads: list[str] = field(default_factory=list)
@@ -153,7 +159,7 @@ class Hub:
 
 @contextmanager
 def hub_server() -> Iterator[Hub]:
-    """Speak the Hub's HTTP interface as far as huggingface_hub needs it to push and pull data sets."""
+    """Speak the Hub's HTTP interface as far as huggingface_hub needs it to push and pull."""
     hub = Hub()
 
     class Handler(BaseHTTPRequestHandler):
@@ -161,18 +167,19 @@ def hub_server() -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             path = urllib.parse.unquote(self.path)
-            if path.startswith(("/datasets/", "/api/resolve-cache/")) and not self._may_read():
+            if "resolve" in path and not self._may_read():
                 self._say({"error": "Invalid username or password."}, 401)
-            elif found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-                kind, content = hub.repos.get(found[1], {}).get(found[2], {}).get(found[3], ("", b""))
+            elif found := re.fullmatch(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+                place = _repo(found[1], found[2]), found[3], found[4]
+                kind, content = hub.repos.get(place[0], {}).get(place[1], {}).get(place[2], ("", b""))
                 if not kind:
                     self._say({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
                 elif kind == "lfs":
                     self._say({}, 302, {"Location": f"{hub.other_host}/cdn/{hashlib.sha256(content).hexdigest()}"})
                 else:
                     # As the Hub does: small files by another address of its own, large ones by another host.
-                    self._say({}, 307, {"Location": f"/api/resolve-cache/{found[1]}/{found[2]}/{found[3]}"})
-            elif found := re.fullmatch(r"/api/resolve-cache/([^/]+/[^/]+)/([^/]+)/(.+)", path):
+                    self._say({}, 307, {"Location": f"/api/resolve-cache/{'/'.join(place)}"})
+            elif found := re.fullmatch(r"/api/resolve-cache/((?:models/)?[^/]+/[^/]+)/([^/]+)/(.+)", path):
                 self._send(hub.repos[found[1]][found[2]][found[3]][1])
             elif path == "/api/agent-harnesses":
                 self._say({})  # asked for statistics only
@@ -203,10 +210,10 @@ def hub_server() -> Iterator[Hub]:
                 self._create(json.loads(body))
             elif path == "/api/validate-yaml":
                 self._say({"errors": [], "warnings": []})
-            elif found := re.fullmatch(r"/datasets/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            elif re.fullmatch(r"(/datasets)?/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
                 self._batch(json.loads(body))
-            elif found := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/([a-z-]+)/(.+)", path):
-                repo, action, branch = found[1], found[2], found[3]
+            elif found := re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)/([a-z-]+)/(.+)", path):
+                repo, action, branch = _repo(found[1], found[2]), found[3], found[4]
                 branches = hub.repos.get(repo)
                 if branches is None:
                     self._say({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
@@ -231,20 +238,23 @@ def hub_server() -> Iterator[Hub]:
             return self.headers.get("Authorization") == f"Bearer {hub.token}"
 
         def _create(self, wanted: dict[str, Any]) -> None:
-            repo = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
+            name = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
+            kind = "datasets" if wanted.get("type") == "dataset" else "models"
+            repo = _repo(kind, name)
             if repo in hub.repos:
-                self._say({"error": "You already created it", "url": f"{hub.url}/datasets/{repo}"}, 409)
+                self._say({"error": "You already created it", "url": f"{hub.url}/{kind}/{name}"}, 409)
                 return
             hub.repos[repo] = {"main": {}}
             hub.private[repo] = bool(wanted.get("private")) or wanted.get("visibility") == "private"
-            self._say({"url": f"{hub.url}/datasets/{repo}", "id": "1", "name": repo})
+            prefix = "datasets/" if kind == "datasets" else ""
+            self._say({"url": f"{hub.url}/{prefix}{name}", "id": "1", "name": name})
 
         def _preupload(self, wanted: dict[str, Any]) -> None:
             modes = {True: "lfs", False: "regular"}
             files = [
                 {
                     "path": file["path"],
-                    "uploadMode": modes[file["path"].endswith(".h5")],
+                    "uploadMode": modes[file["path"].endswith((".h5", ".safetensors", ".onnx"))],
                     "shouldIgnore": False,
                     "oid": None,
                 }
@@ -320,6 +330,95 @@ def hub_server() -> Iterator[Hub]:
     with _served(Handler) as hub.url:
         hub.other_host = hub.url.replace("127.0.0.1", "localhost")
         yield hub
+
+
+def _repo(kind: str | None, name: str) -> str:
+    return name if kind == "datasets" else f"models/{name}"
+
+
+Run = Callable[..., "Done"]
+"""Runs a command, with a `token` for the Hub."""
+
+
+@dataclass
+class Done:
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+_DRIVER = """
+import json, os, sys
+from click.testing import CliRunner
+from {program}.cli import main
+for line in sys.stdin:
+    environment, arguments = json.loads(line)
+    os.environ.update(environment)
+    done = CliRunner().invoke(main, arguments)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr]), flush=True)
+"""
+
+
+@contextmanager
+def on_hub(hub: Hub, program: str, home: Path) -> Iterator[Run]:
+    """Runs commands of harfeat or harvib in a process that took the stand-in for the Hub from its start.
+
+    In a process of its own, since huggingface_hub reads HF_ENDPOINT when it is imported.
+    """
+    environment = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",  # the stand-in speaks the Hub's older way for large files
+        "HARFEAT_CACHE": str(home / "user-cache"),
+        "no_proxy": "*",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", _DRIVER.format(program=program)],
+        env=os.environ | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+
+        def run(*arguments: object, token: str = hub.token) -> Done:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(json.dumps([{"HF_TOKEN": token}, [*map(str, arguments)]]), file=process.stdin, flush=True)
+            return Done(*json.loads(process.stdout.readline()))
+
+        yield run
+        process.stdin.close()
+
+
+@contextmanager
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of a local S3 server with the bucket `team`; s3fs finds the server by AWS's own variable."""
+    import boto3  # noqa: PLC0415 - takes seconds to import
+    import s3fs  # noqa: PLC0415
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for key, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(key, value)
+    # What servers before it in this process held would still be there.
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()
+    s3fs.S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="team")
+    yield client
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
 
 
 @contextmanager

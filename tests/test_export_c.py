@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from caches import TEST_SPLIT
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounded import rounded
 from small_runs import ODD_CLASSES, assert_refused, small_run
 from structured import small_of
 from test_compact import masked_model
@@ -28,6 +31,7 @@ from harvib.cli import main
 from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.evaluate import evaluate_run
+from harvib.export import QUANTIZE
 from harvib.export.c import cells, to_c
 from harvib.export.c.text import identifier, number
 from harvib.factorised import KINDS
@@ -56,6 +60,7 @@ def small_model(cell: str, seed: int, drop: float = 0.4, hard: bool = True, **op
     kernel=st.sampled_from([1, 2, 3, 5]),
     drop=st.sampled_from([0.0, 0.5]),
     seed=st.integers(0, 10_000),
+    quantize=st.sampled_from(QUANTIZE),
 )
 def test_clips_and_streams_have_the_logits_of_the_compact_model(
     tmp_path_factory: pytest.TempPathFactory,
@@ -67,12 +72,13 @@ def test_clips_and_streams_have_the_logits_of_the_compact_model(
     kernel: int,
     drop: float,
     seed: int,
+    quantize: str,
 ) -> None:
     options: dict[str, Any] = {} if cell in UNSTACKED else {"layers": layers, "project": project}
     if cell == "conv":
         options["kernel"] = kernel
     small = small_model(cell, seed, drop, hard, readout=readout, **options)
-    assert_equal(small, CARD, tmp_path_factory.mktemp("c"))
+    assert_equal(small, CARD, tmp_path_factory.mktemp("c"), quantize=quantize)
 
 
 @settings(max_examples=40, deadline=None)
@@ -83,7 +89,7 @@ def test_clips_and_streams_have_the_logits_of_the_compact_model(
     hard=st.booleans(),
     drop=st.sampled_from([0.0, 0.4]),
     seed=st.integers(0, 10_000),
-    own=st.booleans(),
+    how=st.sampled_from(["smallest", "own", "own in int8"]),
 )
 def test_structured_matrices_have_the_logits_of_the_compact_model(
     tmp_path_factory: pytest.TempPathFactory,
@@ -93,17 +99,18 @@ def test_structured_matrices_have_the_logits_of_the_compact_model(
     hard: bool,
     drop: float,
     seed: int,
-    own: bool,
+    how: str,
 ) -> None:
     torch.manual_seed(seed)
     factors = {"factors": 2 + seed % 2} if kind.startswith("circulant") and seed % 3 else {}
     masked = SequenceClassifier(spec_of(factorize=kind, readout=readout, **{**form, **factors})).masked().eval()
     small = small_of(masked, drop, hard)
     with pytest.MonkeyPatch.context() as patch:
-        if own:
+        if how != "smallest":
             # Matrices as small as these are mostly smallest when dense.
             patch.setattr("harvib.export.c.structured.min", lambda forms, key: forms[-1], raising=False)
-        assert_equal(small, CARD, tmp_path_factory.mktemp("c"), (1, 4))
+        quantize = "int8" if how == "own in int8" else "none"
+        assert_equal(small, CARD, tmp_path_factory.mktemp("c"), (1, 4), quantize)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -186,7 +193,7 @@ def test_a_plain_standardised_model_is_written_with_all_its_inputs(run: Path, tm
 
 @pytest.mark.parametrize("level", ["-O0", "-O2", "-O3", "-Os"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_it_calls_nothing_but_expf_and_tanhf_and_changes_nothing_but_its_states(
+def test_it_calls_nothing_but_expf_and_changes_nothing_but_its_states(
     cell: str, level: str, tmp_path: Path
 ) -> None:
     """As wide as gives compilers a reason to call memcpy."""
@@ -200,12 +207,12 @@ def test_it_calls_nothing_but_expf_and_tanhf_and_changes_nothing_but_its_states(
     made = compiled(tmp_path / "m.c", level, "-c", "-fno-pie", out="m.o")
     symbols = subprocess.run(["nm", str(made)], capture_output=True, text=True, check=True).stdout
     kinds = [(line.split()[-2], line.split()[-1]) for line in symbols.splitlines()]
-    assert {name for kind, name in kinds if kind == "U"} <= {"expf", "tanhf", "_GLOBAL_OFFSET_TABLE_"}
+    assert {name for kind, name in kinds if kind == "U"} <= {"expf", "_GLOBAL_OFFSET_TABLE_"}
     assert not [name for kind, name in kinds if kind in "bBdDcC"]
     assert {"m_init", "m_step", "m_logits", "m_clip", "m_classes"} <= {name for _, name in kinds}
     assert {name for kind, name in kinds if kind.isupper() and kind != "U"} <= {
         *("m_init", "m_step", "m_logits", "m_clip", "m_classes"),
-        *("m_format", "m_fingerprint", "m_stream", "m_widths", "m_parameters"),
+        *("m_format", "m_fingerprint", "m_stream", "m_widths", "m_recipe", "m_parameters"),
     }
 
 
@@ -253,6 +260,13 @@ def test_class_names_are_told_whatever_stands_in_them(tmp_path: Path) -> None:
     model, _ = built(SequenceClassifier(spec).eval(), ModelCard(names, 'f"?', "st\\ream"), tmp_path)
     assert model.names() == list(names)
     assert (model.text("fingerprint"), model.text("stream")) == ('f"?', "st\\ream")
+
+
+def test_a_recipe_of_any_length_is_told(tmp_path: Path) -> None:
+    """C99 promises literals of 4,095 characters."""
+    recipe = {"model": "x", "note": "l'\u00f6?\\\n" * 2000}
+    model, _ = built(small_model("gru", 0), replace(CARD, recipe=recipe), tmp_path)
+    assert json.loads(model.text("recipe")) == recipe
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ is installed")
@@ -364,28 +378,37 @@ def test_names_are_those_of_c(text: str) -> None:
     assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", identifier(text))
 
 
-ARM = ("aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc")
+ARM = {"aarch64-linux-gnu-gcc": "aarch64", "arm-linux-gnueabihf-gcc": "arm"}
 
 
-@pytest.mark.parametrize("compiler", [name for name in ARM if shutil.which(name)])
-def test_an_arm_processor_has_the_same_logits(compiler: str, tmp_path: Path) -> None:
-    """Under qemu, where both are installed."""
-    machine = "aarch64" if compiler.startswith("aarch64") else "arm"
-    emulator = next(filter(None, map(shutil.which, (f"qemu-{machine}", f"qemu-{machine}-static"))), None)
-    if emulator is None:
-        pytest.skip(f"no qemu for {machine}")
-    small = small_model("lstm", 2, hard=False)
-    model, _ = built(small, CARD, tmp_path)
-    x = torch.randn(1, 5, 9)
+@pytest.mark.parametrize("quantize", QUANTIZE)
+@pytest.mark.parametrize("compiler", ARM)
+def test_an_arm_processor_has_the_same_logits(compiler: str, quantize: str, tmp_path: Path) -> None:
+    """Under qemu: every cell in one program, for a 64-bit and a 32-bit processor."""
+    names = (f"qemu-{ARM[compiler]}", f"qemu-{ARM[compiler]}-static")
+    emulator = next(filter(None, map(shutil.which, names)), None)
+    if shutil.which(compiler) is None or emulator is None:
+        pytest.skip(f"no {compiler} or no {names[0]}: scripts/cross.sh installs them")
+    x, models = torch.randn(1, 5, 9), []
+    for cell in CELLS:
+        for hard in (True, False):
+            models.append(small_model(cell, 2, hard=hard, **({"project": 4} if cell == "gru" else {})))
+    for place, small in enumerate(models):
+        files = to_c(small, CARD, f"m{place}", f"m{place}.h", quantize)
+        (tmp_path / f"m{place}.h").write_text(files.header)
+        (tmp_path / f"m{place}.c").write_text(files.source)
     values = ", ".join(number(value) for value in x.flatten().tolist())
+    includes = "".join(f'#include "m{place}.c"\n' for place in range(len(models)))
+    calls = "".join(f"    show(m{place}_clip);\n" for place in range(len(models)))
     main_file = tmp_path / "main.c"
     main_file.write_text(
-        f'#include "{model.name}.c"\n#include <stdio.h>\nstatic const float clip[] = {{{values}}};\n'
-        f"int main(void)\n{{\n    float out[4];\n    int i;\n    {model.name}_clip(clip, 5, out);\n"
-        '    for (i = 0; i < 4; i++)\n        printf("%.9g ", (double)out[i]);\n    return 0;\n}\n'
+        f"{includes}#include <stdio.h>\nstatic const float frames[] = {{{values}}};\n"
+        "static void show(void clip(const float *, size_t, float *))\n{\n    float out[4];\n    int i;\n"
+        '    clip(frames, 5, out);\n    for (i = 0; i < 4; i++)\n        printf("%.9g ", (double)out[i]);\n}\n'
+        f"int main(void)\n{{\n{calls}    return 0;\n}}\n"
     )
     program = compiled(main_file, "-O2", "-static", out="main", compiler=compiler)
     done = subprocess.run([emulator, str(program)], capture_output=True, text=True, check=True)
-    found = np.array([float(word) for word in done.stdout.split()], np.float32)
-    assert_close(found, model.clip(x[0].numpy()))
-    assert_close(found, logits_of(small, x))
+    found = np.array([float(word) for word in done.stdout.split()], np.float32).reshape(-1, 4)
+    for logits, small in zip(found, models, strict=True):
+        assert_close(logits, logits_of(rounded(small) if quantize == "int8" else small, x))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from caches import TEST_SPLIT
@@ -16,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from onnx_models import CARD, assert_close, padded
+from rounded import rounded
 from small_runs import assert_refused, small_run
 from structured import small_of, spec_of
 from test_factorised_cells import FORMS
@@ -28,7 +27,6 @@ from harvib.export.onnx import to_onnx
 from harvib.factorised import KINDS
 from harvib.models import SequenceClassifier
 from harvib.onnxfile import read_onnx
-from harvib.quantize.numbers import by_groups, by_rows
 from harvib.quantize.schemes import SCHEMES
 
 WEIGHTS_ONLY = ("int8-weights", "int4-weights")
@@ -75,23 +73,6 @@ def test_onnxruntime_gives_the_compact_models_logits(
             assert_close(small(*padded_alike(small, lengths)), logits_of(small, Float32(), lengths))
 
 
-def stored_weights(small: SequenceClassifier, four: bool) -> SequenceClassifier:
-    """With the values that the codes stand for: 32 weights of a structured matrix share a step."""
-    rounded, quantise = copy.deepcopy(small), by_groups if four else by_rows
-    inside = {id(weight) for matrix in rounded.recurrent.matrices().values() for weight in matrix.parameters()}
-    with torch.no_grad():
-        for weight in rounded.parameters():
-            values = weight.numpy()
-            if id(weight) in inside:
-                flat, width = values.ravel(), min(32, values.size)
-                rows = np.append(flat, np.zeros(-len(flat) % width, np.float32)).reshape(-1, width)
-                values = quantise(rows).values().ravel()[: len(flat)].reshape(values.shape)
-            elif weight.ndim == 2:
-                values = quantise(values).values()
-            weight.copy_(torch.from_numpy(np.ascontiguousarray(values)))
-    return rounded
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
@@ -103,7 +84,7 @@ def test_schemes_of_weights_round_what_the_matrix_is_made_of(
     kind: str, form: dict[str, Any], scheme: str, seed: int
 ) -> None:
     small = small_model(kind, form, seed, 0.3, True)
-    expected = stored_weights(small, "4" in scheme)
+    expected = rounded(small, "4" in scheme)
     with torch.no_grad():
         assert_close(expected(*padded_alike(small, (5, 3))), logits_of(small, SCHEMES[scheme], (5, 3)))
 

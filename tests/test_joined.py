@@ -22,7 +22,7 @@ from harvib.cli import main
 from harvib.compact import compact
 from harvib.data import ClipSet, load_clips, load_parts
 from harvib.errors import InputError
-from harvib.export.onnx import write_onnx
+from harvib.export import exported_bytes
 from harvib.export.torch import to_torch
 from harvib.joined import joined
 from harvib.lasso import freeze_masks
@@ -192,7 +192,7 @@ def test_normalised_rows_are_part_of_the_model(state: str, tmp_path: Path) -> No
     assert torch.allclose(model(x, lengths), expected, atol=1e-6)
     assert torch.allclose(model(x * 13, lengths), expected, atol=1e-6)
     card = ModelCard(("a", "b", "c"), "f" * 64)
-    write_onnx(model, card, tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").write_bytes(exported_bytes(model, card, "onnx")["model.onnx"])
     assert torch.allclose(load_onnx(tmp_path / "m.onnx")[0](x, lengths), expected, atol=1e-5)
     with pytest.raises(InputError, match="--normalize"):
         to_torch(model)

@@ -18,13 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
 from caches import made_up_cache
 from click.testing import CliRunner
-from moto.server import ThreadedMotoServer
-from servers import Answering, file_server
+from servers import Answering, file_server, s3_server
 
 from harfeat.cache import open_cache
 from harfeat.cache.folder import WorkFolder, write_shard
@@ -485,25 +483,8 @@ def test_the_commands_say_what_they_did(packed: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of a local S3 server with one bucket; s3fs finds the server by AWS's own variable."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for key, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(key, value)
-    import s3fs  # noqa: PLC0415
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="team")
-    yield client
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    with s3_server(monkeypatch) as client:
+        yield client
 
 
 def test_s3(shards: Path, packed: Path, s3: Any, tmp_path: Path) -> None:

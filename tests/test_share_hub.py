@@ -1,7 +1,4 @@
-"""Push and pull by hf://, against a stand-in for the Hub that speaks its HTTP interface.
-
-In a process of its own, since huggingface_hub reads HF_ENDPOINT when it is imported.
-"""
+"""Push and pull by hf://, against a stand-in for the Hub that speaks its HTTP interface."""
 
 from __future__ import annotations
 
@@ -10,36 +7,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from caches import made_up_cache
-from servers import Hub, hub_server
-
-DRIVER = """
-import json, os, sys
-from click.testing import CliRunner
-from harfeat.cli import main
-for line in sys.stdin:
-    environment, arguments = json.loads(line)
-    os.environ.update(environment)
-    done = CliRunner().invoke(main, arguments)
-    print(json.dumps([done.exit_code, done.stdout, done.stderr]), flush=True)
-"""
-
-
-@dataclass
-class Done:
-    """What a command did."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Done]
+from servers import Hub, Run, hub_server, on_hub
+from small_runs import small_run
 
 
 @pytest.fixture(scope="module")
@@ -51,34 +25,14 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def harfeat(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Runs a command in a process that took the stand-in for the Hub from its start."""
-    home = tmp_path_factory.mktemp("hub")
-    environment = {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",  # the stand-in speaks the Hub's older way for large files
-        "HARFEAT_CACHE": str(home / "user-cache"),
-        "no_proxy": "*",
-    }
-    with subprocess.Popen(
-        [sys.executable, "-c", DRIVER],
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def run(*arguments: object, token: str = hub.token) -> Done:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            print(json.dumps([{"HF_TOKEN": token}, [*map(str, arguments)]]), file=process.stdin, flush=True)
-            return Done(*json.loads(process.stdout.readline()))
-
+    with on_hub(hub, "harfeat", tmp_path_factory.mktemp("hub")) as run:
         yield run
-        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def harvib(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with on_hub(hub, "harvib", tmp_path_factory.mktemp("hub-of-models")) as run:
+        yield run
 
 
 def test_a_cache_travels_by_the_hub(hub: Hub, harfeat: Run, tmp_path: Path) -> None:
@@ -146,6 +100,70 @@ def test_errors_of_the_hub_are_one_line(hub: Hub, harfeat: Run, tmp_path: Path) 
     assert hub.repos["team/errors"]["main"] == {}, "no manifest where a file is missing"
     hub.fail_uploads_after = 10**9
     assert harfeat("push", packed, "hf://datasets/team/errors").returncode == 0
+
+
+def test_a_model_travels_by_a_model_repository(hub: Hub, harvib: Run, tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    digest = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    commits = len(hub.commits)
+    done = harvib("push", "--model", run, "hf://team/actions", "--private", "--license", "mit")
+    assert done.returncode == 0, done.stderr
+    assert hub.private["models/team/actions"]
+    assert "team/actions" not in hub.repos or "model.safetensors" not in hub.repos["team/actions"]["main"]
+    files = hub.repos["models/team/actions"]["main"]
+    texts = {"config.json", "report.json", "metrics.csv", "manifest.json", "README.md"}
+    assert set(files) == texts | {"model.safetensors"}
+    assert files["model.safetensors"] == ("lfs", (run / "model.safetensors").read_bytes())
+    assert hub.commits[commits:] == ["Model pushed by harvib"]
+    again = harvib("push", "--model", run, "hf://models/team/actions/", "--license", "mit")
+    assert "sent 0 files, 0 bytes" in again.stdout
+    assert hub.uploads.count(digest) == 1
+
+    pulled = harvib("pull", "hf://team/actions")
+    assert pulled.returncode == 0, pulled.stderr
+    mine = Path(pulled.stdout.splitlines()[-1])
+    assert (mine / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    assert harvib("pull", "hf://models/team/actions").stdout.splitlines()[-1] == str(mine), (
+        "one place, two spellings"
+    )
+    assert hub.cdn[digest] == 1
+    assert not hub.leaked, "the token stays with the Hub"
+
+
+def test_models_and_data_sets_of_one_name_do_not_meet(hub: Hub, harvib: Run, harfeat: Run, tmp_path: Path) -> None:
+    run = small_run(tmp_path, "plain", plain_epochs=1)
+    assert harfeat("push", tmp_path / "cache.h5", "hf://datasets/team/both").returncode == 0
+    done = harvib("push", "--model", run, "hf://team/both@next/nets/a")
+    assert done.returncode == 0, done.stderr
+    assert "nets/a/model.safetensors" in hub.repos["models/team/both"]["next"]
+    assert harvib("pull", "hf://team/both/nets/a@next", "--to", tmp_path / "mine").returncode == 0
+    for command, arguments, spelled in (
+        (harfeat, ("pull", "hf://team/both"), "hf://datasets/team/both"),
+        (harvib, ("pull", "hf://datasets/team/both"), "hf://team/both"),
+        (harvib, ("push", "--model", run, "hf://datasets/team/both"), "hf://team/both"),
+    ):
+        refused = command(*arguments)
+        assert refused.returncode == 2
+        assert refused.stderr.splitlines()[-1].endswith(f": {spelled}")
+
+
+def test_errors_of_the_hub_are_one_line_for_models_too(hub: Hub, harvib: Run, tmp_path: Path) -> None:
+    run = small_run(tmp_path, "plain", plain_epochs=1, seed=3)
+    for arguments, token in (
+        (("push", "--model", run, "hf://team/errors-2"), "wrong"),
+        (("pull", "hf://team/nothing"), hub.token),
+    ):
+        done = harvib(*arguments, token=token)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("harvib: hf://team/")
+    assert "models/team/errors-2" not in hub.repos
+    hub.fail_uploads_after = 0
+    refused = harvib("push", "--model", run, "hf://team/errors-2")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert hub.repos["models/team/errors-2"]["main"] == {}, "no manifest where a file is missing"
+    hub.fail_uploads_after = 10**9
+    assert harvib("push", "--model", run, "hf://team/errors-2").returncode == 0
 
 
 def test_a_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:

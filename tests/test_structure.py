@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_harvib_knows_nothing_of_harfeat_but_its_doors(path: Path) -> None:
             assert name_of(path).startswith(DOORS[module])
             assert names
             assert not any(name.startswith("_") or "write" in name.lower() for name in names)
+            assert set(names) <= set(getattr(importlib.import_module(module), "__all__", names))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

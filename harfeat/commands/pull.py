@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from harfeat.share.pull import pull
-from harfeat.share.push import WORKERS
+from harfeat.share import WORKERS, pull
 
 
 @click.command("pull")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harfeat.share.push import WORKERS, push
+from harfeat.share import WORKERS, push
 
 
 @click.command("push")

@@ -47,6 +47,15 @@ def videos_by_folder(root: Path, skip: frozenset[str] = frozenset()) -> dict[str
     return {folder: sorted(videos, key=lambda video: video.inside) for folder, videos in found.items()}
 
 
+def videos_below(root: Path) -> list[Path]:
+    """Every video below a folder, at any depth, in the order of their names; as `videos_by_folder` finds them.
+
+    Raises InputError: it is no readable folder.
+    """
+    _check_folder(root)
+    return sorted(_walk(root, (), frozenset()))
+
+
 def locate(root: Path, holds: Callable[[Path], bool], expected: str) -> Path:
     """Return `root`, or its only subfolder, whichever `holds` what is sought.
 

@@ -65,17 +65,26 @@ def pick(path: Path, found: Survey, wanted: Set[int], keep: Keep[Kept]) -> dict[
         DecodeError: as `survey`, or the file changed since.
     """
     if wanted <= found.frames.keys():
-        return {index: keep(index, _to_rgb(found.frames[index])) for index in sorted(wanted)}
+        return {index: keep(index, to_rgb(found.frames[index])) for index in sorted(wanted)}
     kept: dict[int, Kept] = {}
     last = max(wanted, default=-1)
     for index, frame in enumerate(_decoded(path, Survey())):
         if index in wanted:
-            kept[index] = keep(index, _to_rgb(frame))
+            kept[index] = keep(index, to_rgb(frame))
         if index == last:
             break
     if len(kept) != len(wanted):
         raise DecodeError(f"the file changed while it was read: {found.count} frames, then fewer")
     return kept
+
+
+def pictures(path: Path) -> Iterator[np.ndarray]:
+    """Every frame of a clip in order, (H, W, 3) uint8 RGB. FFmpeg can hang on a hostile file: see `survey` first.
+
+    Raises:
+        DecodeError: as `survey`.
+    """
+    return map(to_rgb, _decoded(path, Survey()))
 
 
 def _decoded(path: Path, found: Survey) -> Iterator[VideoFrame]:
@@ -117,6 +126,6 @@ def _decoded(path: Path, found: Survey) -> Iterator[VideoFrame]:
         raise DecodeError(f"no frame could be decoded: {failure}")
 
 
-def _to_rgb(frame: VideoFrame) -> np.ndarray:
+def to_rgb(frame: VideoFrame) -> np.ndarray:
     """(H, W, 3) uint8. Bicubic is the command line's choice; it matters for odd sizes and 10 bits only."""
     return frame.to_ndarray(format="rgb24", interpolation=Interpolation.BICUBIC)

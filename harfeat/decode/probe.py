@@ -28,6 +28,9 @@ MAX_ASPECT = 32
 # What a playlist names lies in other files, which no hash of this one covers, and a named pipe among them blocks.
 _PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "avisynth", "vapoursynth"})
 
+# FFmpeg paints text (.txt, .ans) as a terminal would show it.
+_TEXTS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
+
 
 @dataclass(frozen=True)
 class StreamHead:
@@ -93,6 +96,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise DecodeError(
                 f"a playlist ({container.format.name}), not a video: its pictures lie in other files"
             )
+        if container.format.name in _TEXTS:
+            raise DecodeError("a text, not a video")
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
             raise DecodeError("no video stream")

@@ -26,7 +26,7 @@ from harfeat.errors import InputError
 from harfeat.hashing import sha256_of_file
 from harfeat.share.fetch import Expected, TransferError, fetch
 from harfeat.share.http import HttpSource
-from harfeat.share.push import progress_bar
+from harfeat.share.remote import progress_bar
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from harfeat.cache import Cache
 from harfeat.cache.manifest import Manifest
+from harfeat.share.markdown import flat, plain, table
 from harfeat.splits import TEST, TRAIN, UNUSED
 
 _MANY_FAILURES = 20
@@ -35,24 +36,24 @@ def card(cache: Cache, manifest: Manifest) -> str:
     return "\n".join(
         [
             _front_matter(title, len(cache.clips)),
-            f"# {_plain(title)}\n",
+            f"# {plain(title)}\n",
             "Frame features of action videos, extracted by harfeat.\n",
             f"{len(cache.clips):,} clips of {len(cache.classes):,} classes in {len(manifest.files)} file(s); "
             f"{len(cache.failures):,} clips of the data set could not be extracted.\n",
             "## How to load\n",
             _loading(manifest, cache.main_stream),
             "## What is inside\n",
-            _table(("stream", "rows", "values a row", "type"), _streams(cache)),
+            table(("stream", "rows", "values a row", "type"), _streams(cache)),
             *_quantisation(cache),
             "## Splits\n",
-            _table(("split", "train", "test", "unused", "leaking groups", "rule"), _splits(cache)),
+            table(("split", "train", "test", "unused", "leaking groups", "rule"), _splits(cache)),
             "A leaking group is a source video or subject with clips in both train and test: "
             "accuracy on such a split is inflated.\n",
             "## How the features were made\n",
-            _table(("field", "value"), list(_flat(cache.recipe)) + list(_flat(_told(cache)))),
+            table(("field", "value"), list(flat(cache.recipe)) + list(flat(_told(cache)))),
             "## Classes\n",
             *_several(cache),
-            _table(("index", "class", "clips"), _classes(cache)),
+            table(("index", "class", "clips"), _classes(cache)),
             *_failures(cache),
             "## Identity\n",
             f"- fingerprint: `{cache.fingerprint}` (SHA-256 of the recipe above; caches with different ones "
@@ -160,7 +161,7 @@ def _failures(cache: Cache) -> list[str]:
     rest = len(cache.failures) - len(rows)
     return [
         "## Clips that are missing\n",
-        _table(("clip", "reason"), rows),
+        table(("clip", "reason"), rows),
         *([f"and {rest:,} more, listed in the cache\n"] if rest else []),
     ]
 
@@ -170,25 +171,5 @@ def _told(cache: Cache) -> dict[str, Any]:
     return {key: cache.provenance[key] for key in ("versions", "machine") if key in cache.provenance}
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in sorted(fields.items()):
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
-
-
 def _inner(model: Any) -> Any:
     return model.get("name", "") if isinstance(model, Mapping) else model
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines) + "\n"
-
-
-def _plain(text: str) -> str:
-    """Text as Markdown shows it: names in a cache may come from strangers."""
-    for character in "\\|<>[]*_`#":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())

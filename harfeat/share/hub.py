@@ -1,4 +1,7 @@
-"""A folder in a data set of the Hugging Face Hub: hf://datasets/ORG/NAME[/FOLDER][@REVISION].
+"""A folder in a repository of the Hugging Face Hub.
+
+    hf://datasets/ORG/NAME[/FOLDER][@REVISION]      in a data set
+    hf://ORG/NAME[/FOLDER][@REVISION]               in a model repository, also written hf://models/...
 
 A push is one commit, so readers see all of it or nothing, and the Hub itself keeps files by their SHA-256: what an
 interrupted push had sent is not sent again. Files are pulled from their plain addresses. HF_ENDPOINT and the login
@@ -30,44 +33,52 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from harfeat.cache.manifest import MANIFEST, FileEntry
+from harfeat.cache.manifest import MANIFEST
 from harfeat.errors import InputError
 from harfeat.share.fetch import Progress, Source, TransferError
 from harfeat.share.http import HttpSource
-from harfeat.share.remote import Publication
+from harfeat.share.remote import DATASET, MODEL, Entry, Publication
 
-_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_PART, _KIND = r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "(?:datasets|models|spaces|buckets)/"
 _URL = re.compile(
-    rf"hf://datasets/(?P<repo>{_PART}/{_PART})(?:@(?P<early>[^@/]+))?"
+    rf"hf://(?P<kind>{_KIND})?(?!{_KIND})(?P<repo>{_PART}/{_PART})(?:@(?P<early>[^@/]+))?"
     rf"(?P<folder>(?:/{_PART})*)/?(?:@(?P<late>[^@]+))?"
 )
+_KINDS = {DATASET: "datasets/", MODEL: ""}
+_NAMES = {DATASET: "data set", MODEL: "model repository"}
 
 
 @dataclass(frozen=True)
 class HubRemote:
-    """A folder ("" or "sub/folder/") of a data set repository at a revision (branch, tag or commit)."""
+    """A folder ("" or "sub/folder/") of a repository, of `kind` DATASET or MODEL, at a branch, tag or commit."""
 
     url: str
     repo: str
     folder: str
     revision: str
+    kind: str = DATASET
 
     @classmethod
-    def of(cls, url: str) -> HubRemote:
-        """Parse an address; InputError says how one looks."""
+    def of(cls, url: str, kind: str = DATASET) -> HubRemote:
+        """Parse an address; InputError says how one looks, and how it is spelled where it is of another kind."""
         found = _URL.fullmatch(url)
+        prefix = _KINDS[kind]
+        expected = f"expected hf://{prefix}ORG/NAME, then optionally /FOLDER and @REVISION"
         if found is None or (found["early"] and found["late"]):
-            raise InputError(f"{url}: expected hf://datasets/ORG/NAME, then optionally /FOLDER and @REVISION")
+            raise InputError(f"{url}: {expected}")
+        if (found["kind"] or "").removeprefix("models/") != prefix:
+            rest = url.removeprefix(f"hf://{found['kind'] or ''}")
+            raise InputError(f"{url}: names no {_NAMES[kind]}; {expected}: hf://{prefix}{rest}")
         folder = found["folder"].strip("/")
         revision = found["early"] or found["late"] or constants.DEFAULT_REVISION
-        return cls(url, found["repo"], f"{folder}/" if folder else "", revision)
+        return cls(url, found["repo"], f"{folder}/" if folder else "", revision, kind)
 
     def source(self, name: str) -> Source:
         """A file of the folder."""
-        url = hf_hub_url(self.repo, self.folder + name, repo_type="dataset", revision=self.revision)
+        url = hf_hub_url(self.repo, self.folder + name, repo_type=self.kind, revision=self.revision)
         return HttpSource(url, get_token())
 
-    def present(self, entries: Iterable[FileEntry]) -> dict[str, tuple[int, str | None]]:
+    def present(self, entries: Iterable[Entry]) -> dict[str, tuple[int, str | None]]:
         """Size of the files that are there, and the SHA-256 of those the Hub keeps as large ones."""
         paths = [self.folder + entry.name for entry in entries]
         found: dict[str, tuple[int, str | None]] = {}
@@ -75,7 +86,7 @@ class HubRemote:
             with self._explained():
                 for start in range(0, len(paths), 256):
                     infos = HfApi().get_paths_info(
-                        self.repo, paths[start : start + 256], revision=self.revision, repo_type="dataset"
+                        self.repo, paths[start : start + 256], revision=self.revision, repo_type=self.kind
                     )
                     for info in infos:
                         if isinstance(info, RepoFile):
@@ -90,9 +101,9 @@ class HubRemote:
         api = HfApi()
         texts = {**change.texts, MANIFEST: change.manifest}
         with self._explained():
-            api.create_repo(self.repo, repo_type="dataset", exist_ok=True, private=change.private or None)
+            api.create_repo(self.repo, repo_type=self.kind, exist_ok=True, private=change.private or None)
             if self.revision != constants.DEFAULT_REVISION:
-                api.create_branch(self.repo, branch=self.revision, repo_type="dataset", exist_ok=True)
+                api.create_branch(self.repo, branch=self.revision, repo_type=self.kind, exist_ok=True)
             # Large files go first, each kept by the Hub as soon as it is there; the commit then only names them.
             added = [CommitOperationAdd(self.folder + item.entry.name, str(item.path)) for item in change.files]
             sizes = iter(item.entry.bytes for item in change.files)
@@ -101,7 +112,7 @@ class HubRemote:
                 api.preupload_lfs_files(
                     self.repo,
                     batch,
-                    repo_type="dataset",
+                    repo_type=self.kind,
                     revision=self.revision,
                     num_threads=workers,
                     free_memory=False,
@@ -115,8 +126,8 @@ class HubRemote:
             api.create_commit(
                 self.repo,
                 operations,
-                commit_message="Feature cache pushed by harfeat",
-                repo_type="dataset",
+                commit_message=change.message,
+                repo_type=self.kind,
                 revision=self.revision,
                 num_threads=workers,
             )
@@ -127,7 +138,8 @@ class HubRemote:
             yield
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise _AbsentError(
-                f"{self.url}: no such data set or revision, or no access to it; check the name and `hf auth login`"
+                f"{self.url}: no such {_NAMES[self.kind]} or revision, or no access to it; check the name and "
+                "`hf auth login`"
             ) from error
         except HfHubHTTPError as error:
             raise TransferError(f"{self.url}: {_first_line(error)}; check `hf auth login`") from error

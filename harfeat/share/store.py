@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ import fsspec
 from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
-from harfeat.cache.manifest import MANIFEST, FileEntry
+from harfeat.cache.manifest import MANIFEST
 from harfeat.errors import InputError
 from harfeat.share.fetch import Answer, BrokenError, MissingError, Progress, Source, StoppedError, TransferError
-from harfeat.share.remote import Outgoing, Publication, in_parallel
+from harfeat.share.remote import Entry, Outgoing, Publication, in_parallel
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gcs": "gcs", "gs": "gcs"}
 _FLAT = {*_EXTRAS, "abfs", "az"}
@@ -125,26 +125,41 @@ class StoreRemote:
         """A file of the folder."""
         return StoreSource(self.fs, self._path(name), f"{self.url}/{name}")
 
-    def present(self, entries: Iterable[FileEntry]) -> dict[str, tuple[int, str | None]]:
+    def present(self, entries: Iterable[Entry]) -> dict[str, tuple[int, str | None]]:
         """Sizes of the files that are there; stores of this kind know no SHA-256."""
-        with explained(self.url):
-            try:
-                listing = self.fs.ls(self.root, detail=True)
-            except (FileNotFoundError, NotADirectoryError):
-                return {}
-        sizes = {info["name"].rstrip("/").rpartition("/")[2]: info.get("size") for info in listing}
-        return {entry.name: (sizes[entry.name], None) for entry in entries if sizes.get(entry.name) is not None}
+        names = [entry.name for entry in entries]
+        sizes: dict[str, int | None] = {}
+        for folder in sorted(set(map(_folder_of, names))):
+            with explained(self.url):
+                try:
+                    listing = self.fs.ls(self._path(folder).rstrip("/"), detail=True)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+            for info in listing:
+                sizes[folder + info["name"].rstrip("/").rpartition("/")[2]] = info.get("size")
+        return {name: (size, None) for name in names if (size := sizes.get(name)) is not None}
 
     def publish(self, change: Publication, workers: int, progress: Progress, stop: threading.Event) -> None:
         """Send the files side by side, each under its name only when it is whole; then the rest, in order."""
         with explained(self.url):
             # Object stores have no folders, and s3fs would make a bucket of a mistyped name.
             if self.scheme not in _FLAT:
-                self.fs.makedirs(self.root, exist_ok=True)
+                for folder in {"", *(_folder_of(item.entry.name) for item in change.files)}:
+                    self.fs.makedirs(self._path(folder).rstrip("/"), exist_ok=True)
             if change.withdraw:
                 self._remove(MANIFEST)
-        jobs = [lambda item=item: self._send(item, progress, stop) for item in change.files]
-        in_parallel(jobs, workers, stop)
+            log = _Log(change, self._write)
+            log.begin()
+
+        def job(item: Outgoing) -> Callable[[], None]:
+            def run() -> None:
+                self._send(item, progress, stop)
+                with explained(f"{self.url}/{MANIFEST}"):
+                    log.add(item.entry)
+
+            return run
+
+        in_parallel([job(item) for item in change.files], workers, stop)
         for item in change.files:
             with explained(f"{self.url}/{item.entry.name}"):
                 size = self.fs.info(self._path(item.entry.name))["size"]
@@ -182,6 +197,32 @@ class StoreRemote:
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
+
+
+class _Log:
+    """Tells in the draft of a manifest, where the push has one, which files are there so far."""
+
+    def __init__(self, change: Publication, write: Callable[[str, bytes], None]) -> None:
+        self._draft, self._write = change.draft if change.files else None, write
+        self._there, self._lock = list(change.kept), threading.Lock()
+
+    def begin(self) -> None:
+        """Before the first file is sent."""
+        if self._draft is not None:
+            self._write(MANIFEST, self._draft(self._there))
+
+    def add(self, entry: Entry) -> None:
+        """A file is there, whole; from any thread."""
+        if self._draft is not None:
+            with self._lock:
+                self._there.append(entry)
+                self._write(MANIFEST, self._draft(self._there))
+
+
+def _folder_of(name: str) -> str:
+    """The folder within the address that a file belongs to, as a prefix of its name."""
+    head, slash, _ = name.rpartition("/")
+    return head + slash
 
 
 def _write_whole(path: Path, blocks: Iterator[bytes]) -> None:

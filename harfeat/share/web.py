@@ -7,11 +7,10 @@ import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harfeat.cache.manifest import FileEntry
 from harfeat.errors import InputError
 from harfeat.share.fetch import Progress, Source
 from harfeat.share.http import HttpSource
-from harfeat.share.remote import Publication
+from harfeat.share.remote import Entry, Publication
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class WebRemote:
         address, mark, query = self.url.partition("?")
         return HttpSource(f"{address.rstrip('/')}/{urllib.parse.quote(name)}{mark}{query}")
 
-    def present(self, entries: Iterable[FileEntry]) -> dict[str, tuple[int, str | None]]:
+    def present(self, entries: Iterable[Entry]) -> dict[str, tuple[int, str | None]]:
         """Not asked of a web server."""
         raise self._refusal()
 

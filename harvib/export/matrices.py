@@ -16,9 +16,9 @@ from harvib.export.graph import Graph
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Of what a matrix is multiplied by, on the train clips: the largest absolute value."""
+    """Of what a matrix is multiplied by, on the train clips: the largest absolute value of each input, (K,)."""
 
-    largest: float
+    largest: np.ndarray
 
 
 class Stored(ABC):
@@ -51,12 +51,17 @@ class Scheme(ABC):
     ROUNDS_INPUTS = False
 
     @abstractmethod
-    def store(self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None) -> Stored:
-        """Put (N, K) float32 into a graph. `seen` tells of its inputs; None where nobody has looked."""
+    def store(self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None, alike: bool = False) -> Stored:
+        """Put (N, K) float32 into a graph.
+
+        `seen` tells of its inputs; None where nobody has looked. `alike`: its columns mean nothing.
+        """
 
 
 class Float32(Scheme):
     """As they are."""
 
-    def store(self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None) -> FloatMatrix:
+    def store(
+        self, graph: Graph, name: str, weight: np.ndarray, seen: Seen | None, alike: bool = False
+    ) -> FloatMatrix:
         return FloatMatrix(graph, graph.constant(weight, name))

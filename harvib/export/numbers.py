@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harvib.cells.factorised import CompactFactorised
 from harvib.cells.gated import CompactForm, Kind
+from harvib.pooling.norm import EPSILON, Norm
 
 
 def array(value: Tensor) -> np.ndarray:
@@ -47,3 +48,9 @@ class GateValues:
         found += [torch.ones(cell.hidden_size)] * (len(kind.factors) + 1 - len(found))
         factors = tuple(None if bool((factor == 1).all()) else array(factor) for factor in found)
         return cls(kind, cell.hidden_size, array(bias_ih), array(bias_hh), factors)
+
+
+def normed(norm: Norm) -> tuple[np.ndarray, np.ndarray]:
+    """What batch normalisation in evaluation multiplies by and then adds, (U,) float32 each."""
+    by = norm.weight.detach().double() / (norm.variance.double() + EPSILON).sqrt()
+    return array(by), array(norm.bias.detach().double() - norm.mean.double() * by)

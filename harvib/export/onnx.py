@@ -6,7 +6,6 @@ Inputs `features` (B, T, D) float32 and `lengths` (B,) int64, how many steps of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,30 +14,40 @@ import onnx
 from onnx import TensorProto, helper
 
 from harvib.cells.stack import Layer
+from harvib.classifier import Classifier
+from harvib.errors import InputError
 from harvib.export.graph import IR, OPSET, Graph
+from harvib.export.made import Exported, metadata_of
 from harvib.export.matrices import Float32, Scheme, Seen
 from harvib.export.numbers import array, array_of_indices
 from harvib.export.onnx_cells import emit_cell
+from harvib.export.onnx_pooling import Make, emit_pooling
 from harvib.export.store import Store
 from harvib.export.torch import compact_form
 from harvib.models import SequenceClassifier
 from harvib.onnxfile import FORMAT, VERSION
+from harvib.pooling.model import PoolingClassifier
+from harvib.quantize.schemes import Int8Weights
 from harvib.unitrows import SMALLEST
-from harvib.weights import ModelCard, write_bytes
+from harvib.weights import ModelCard
+
+SCHEMES: dict[str, Scheme] = {"none": Float32(), "int8": Int8Weights()}
 
 
-def write_onnx(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
-    """Write a model as ONNX in float32; a plain or masked one is compacted first. For `harvib export`."""
+def onnx_file(model: Classifier, card: ModelCard, out: Path, quantize: str) -> Exported:
+    """A model as ONNX; a plain or masked one is compacted first."""
     small = compact_form(model)
-    proto = to_onnx(small, card, Float32())
-    write_bytes(out, proto.SerializeToString(deterministic=True))
-    counts = {node.op_type for node in proto.graph.node} & {"LSTM", "GRU", "RNN", "Scan"}
-    told = f", {', '.join(sorted(counts))}" if counts else ""
-    return f"{out}: ONNX, opset {OPSET}, inputs {small.spec.inputs:,} of {small.spec.features:,}{told}"
+    proto = to_onnx(small, card, SCHEMES[quantize])
+    kinds = {node.op_type for node in proto.graph.node} & {"LSTM", "GRU", "RNN", "Scan"}
+    told = f", {', '.join(sorted(kinds))}" if kinds else ""
+    eight = ", weights in 8 bits" if quantize == "int8" else ""
+    inputs = f"inputs {small.spec.inputs:,} of {small.spec.features:,}"
+    line = f"{out}: ONNX, opset {OPSET}, {inputs}{told}{eight}"
+    return Exported({out: proto.SerializeToString(deterministic=True)}, line)
 
 
 def to_onnx(
-    small: SequenceClassifier,
+    small: Classifier,
     card: ModelCard,
     scheme: Scheme,
     seen: Mapping[str, Seen] | None = None,
@@ -46,10 +55,27 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """A compact model in ONNX, its matrices stored by a scheme; `seen` is what calibration found.
 
-    Raises InputError where a cell of the model has not been written in ONNX.
+    Raises InputError where a part of the model has not been written in ONNX.
     """
     graph = Graph()
+
+    def make(prefix: str) -> Store:
+        return Store(graph, scheme, prefix, seen)
+
     x = _selected(graph, small)
+    if isinstance(small, SequenceClassifier):
+        logits = _layers(graph, small, graph.op("Transpose", x, perm=[1, 0, 2]), make)
+    elif isinstance(small, PoolingClassifier):
+        logits = emit_pooling(graph, small, x, make)
+    else:
+        raise InputError(f"a {small.spec.FAMILY} model cannot be written as ONNX yet")
+    # The output's name is a promise.
+    graph.nodes.append(helper.make_node("Identity", [logits], ["logits"]))
+    return _model(graph, small, card, metadata or {})
+
+
+def _layers(graph: Graph, small: SequenceClassifier, x: str, make: Make) -> str:
+    """Layers of cells, the readout and the head, time first."""
     layers = [layer for layer in small.recurrent.layers if isinstance(layer, Layer)]
     first = ""
     for number, layer in enumerate(layers):
@@ -57,7 +83,7 @@ def to_onnx(
             x = _picked(graph, x, array_of_indices(layer.reads.cpu().numpy()))
         outputs = []
         for direction, cell in layer.directions():
-            store = Store(graph, scheme, f"{number}{'fb'[direction]}.", seen)
+            store = make(f"{number}{'fb'[direction]}.")
             states = emit_cell(cell, _reversed(graph, x) if direction else x, store)
             outputs.append(_reversed(graph, states) if direction else states)
         x = outputs[0] if len(outputs) == 1 else graph.op("Concat", *outputs, axis=2)
@@ -65,21 +91,20 @@ def to_onnx(
     if small.recurrent.projected:
         x = graph.op("Concat", first, x, axis=2)
     read = _READOUTS[small.spec.readout](graph, x, small.recurrent.backward_size, small.recurrent.hidden_size)
-    head = Store(graph, scheme, "head.", seen)
-    logits = head.matrix("ih", array(small.head.weight)).times(graph, read)
-    graph.nodes.append(helper.make_node("Add", [logits, head.bias(array(small.head.bias))], ["logits"]))
-    return _model(graph, small, card, metadata or {})
+    head = make("head.")
+    product = head.matrix("ih", array(small.head.weight)).times(graph, read)
+    return graph.op("Add", product, head.bias(array(small.head.bias)))
 
 
-def _selected(graph: Graph, small: SequenceClassifier) -> str:
-    """The inputs that the model reads, time first; see `harvib.unitrows`."""
+def _selected(graph: Graph, small: Classifier) -> str:
+    """The inputs that the model reads, (B, T, K); see `harvib.unitrows`."""
     x = "features"
     if small.spec.normalize:
         length = graph.op("ReduceL2", x, graph.constant(np.array([2])), keepdims=1)
         x = graph.op("Div", x, graph.op("Max", length, graph.constant(np.array(SMALLEST, np.float32))))
     if small.spec.inputs < small.spec.features:
         x = _picked(graph, x, array_of_indices(small.selection.cpu().numpy()))
-    return graph.op("Transpose", x, perm=[1, 0, 2])
+    return x
 
 
 def _picked(graph: Graph, x: str, indices: np.ndarray) -> str:
@@ -129,9 +154,7 @@ def _last(graph: Graph, x: str, backward: int, width: int) -> str:
 _READOUTS = {"mean": _mean, "last": _last}
 
 
-def _model(
-    graph: Graph, small: SequenceClassifier, card: ModelCard, metadata: Mapping[str, str]
-) -> onnx.ModelProto:
+def _model(graph: Graph, small: Classifier, card: ModelCard, metadata: Mapping[str, str]) -> onnx.ModelProto:
     spec, info = small.spec, helper.make_tensor_value_info
     proto = helper.make_model(
         helper.make_graph(
@@ -148,15 +171,7 @@ def _model(
         ir_version=IR,
         producer_name="harvib",
     )
-    told = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "classes": json.dumps(card.classes),
-        "fingerprint": card.fingerprint,
-        "stream": card.stream,
-        **card.extra,
-        "parameters": json.dumps(small.parameter_counts()),
-    }
+    told = metadata_of(small, card, FORMAT, VERSION)
     helper.set_model_props(proto, told | dict(metadata))
     # Whoever reads a file of ours shall not be the first to find that it is none.
     onnx.checker.check_model(proto, full_check=True)

@@ -28,9 +28,8 @@ from harvib.errors import InputError
 from harvib.export.graph import Graph
 from harvib.export.matrices import FloatMatrix, Stored
 from harvib.export.numbers import GateValues, array
-from harvib.export.onnx_matrices import indices, rebuilt
+from harvib.export.onnx_matrices import indices, picked
 from harvib.export.store import Store
-from harvib.factorised import Matrix
 from harvib.kernels import RNNKernel
 
 
@@ -67,22 +66,15 @@ class _Structured(Gates):
     def matrix(self, part: str, rows: np.ndarray) -> Stored:
         cell, graph = self._cell, self.store.graph
         if part == "ih":
-            return _picked(cell.matrix, self.store, part, cell.rows.cpu().numpy()[rows])
+            return picked(cell.matrix, self.store, part, cell.rows.cpu().numpy()[rows])
         if cell.hidden is None:
             assert cell.weight_hh is not None
             return self.store.matrix(part, array(cell.weight_hh)[rows])
-        found = _picked(cell.hidden, self.store, part, cell.hidden_rows.cpu().numpy()[rows])
+        found = picked(cell.hidden, self.store, part, cell.hidden_rows.cpu().numpy()[rows])
         if cell.units is None:
             return found
         units = indices(self.store, cell.units.cpu().numpy())
         return FloatMatrix(graph, graph.op("Gather", found.dense, units, axis=1))
-
-
-def _picked(matrix: Matrix, store: Store, part: str, rows: np.ndarray) -> FloatMatrix:
-    dense = rebuilt(matrix, store, part)
-    if rows.tolist() != list(range(matrix.rows)):
-        dense = store.graph.op("Gather", dense, indices(store, rows), axis=0)
-    return FloatMatrix(store.graph, dense)
 
 
 def emit_cell(cell: Cell, x: str, store: Store) -> str:
@@ -105,7 +97,7 @@ def _projection(cell: Cell, x: str, store: Store) -> str:
 def _structured_projection(cell: Cell, x: str, store: Store) -> str:
     assert isinstance(cell, FactorisedProjection)
     assert cell.rows is not None
-    product = _picked(cell.matrix, store, "ih", cell.rows.cpu().numpy()).times(store.graph, x)
+    product = picked(cell.matrix, store, "ih", cell.rows.cpu().numpy()).times(store.graph, x)
     return store.graph.op("Add", product, store.bias(array(cell.bias)))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from onnx import TensorProto
 
 from harvib.errors import InputError
+from harvib.export.matrices import FloatMatrix
 from harvib.export.numbers import array, array_of_indices
 from harvib.export.store import Store
 from harvib.factorised import Matrix
@@ -26,6 +27,14 @@ def rebuilt(matrix: Matrix, store: Store, part: str) -> str:
     if emit is None:
         raise InputError(f"a {matrix.factor.kind} matrix cannot be written as ONNX yet, nor quantised")
     return emit(matrix, store, part)
+
+
+def picked(matrix: Matrix, store: Store, part: str, rows: np.ndarray) -> FloatMatrix:
+    """The same with its rows in this order."""
+    dense = rebuilt(matrix, store, part)
+    if rows.tolist() != list(range(matrix.rows)):
+        dense = store.graph.op("Gather", dense, indices(store, rows), axis=0)
+    return FloatMatrix(store.graph, dense)
 
 
 def indices(store: Store, values: np.ndarray) -> str:

@@ -9,9 +9,7 @@ import numpy as np
 from harvib.errors import InputError
 from harvib.export.graph import Graph
 from harvib.export.matrices import FloatMatrix, Scheme, Seen, Stored
-
-_TOGETHER = 32
-"""So many weights without rows of their own stand in a row, and so share a step."""
+from harvib.quantize.numbers import in_rows
 
 
 class Store:
@@ -26,6 +24,17 @@ class Store:
         name = self.named(part)
         return self.scheme.store(self.graph, name, weight, None if self._seen is None else self._seen[name])
 
+    def matrix_floats(self, part: str, weight: np.ndarray) -> str:
+        """Put one in that no product reads: the name of its floats.
+
+        Raises InputError where the scheme has no floats.
+        """
+        if self.scheme.ROUNDS_INPUTS:
+            raise InputError("a pooling model has no product of whole numbers: say --quantize int8")
+        stored = self.scheme.store(self.graph, self.named(part), weight, None)
+        assert isinstance(stored, FloatMatrix)
+        return stored.dense
+
     def floats(self, part: str, values: np.ndarray) -> str:
         """Weights of any shape that something else is made of: the name of their floats, of the same shape.
 
@@ -35,15 +44,12 @@ class Store:
             raise InputError(
                 "a structured matrix has no product of whole numbers: say --to int8-weights --to int4-weights"
             )
-        flat = values.ravel()
-        width = min(_TOGETHER, len(flat))
-        missing = -len(flat) % width
-        rows = np.concatenate([flat, np.zeros(missing, flat.dtype)]).reshape(-1, width)
-        stored = self.scheme.store(self.graph, self.named(part), rows, None)
+        rows = in_rows(values)
+        stored = self.scheme.store(self.graph, self.named(part), rows, None, alike=True)
         assert isinstance(stored, FloatMatrix)
         found = self.graph.op("Reshape", stored.dense, self.whole(np.array([-1])))
-        if missing:
-            found = self.graph.op("Slice", found, self.whole(np.array([0])), self.whole(np.array([len(flat)])))
+        if rows.size > values.size:
+            found = self.graph.op("Slice", found, self.whole(np.array([0])), self.whole(np.array([values.size])))
         return self.graph.op("Reshape", found, self.whole(np.array(values.shape)))
 
     def named(self, part: str) -> str:

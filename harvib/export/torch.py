@@ -18,13 +18,15 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harvib.cells.feedforward import Feedforward
 from harvib.cells.stack import Layer, reversed_in_time
-from harvib.compact import compact
+from harvib.classifier import Classifier
+from harvib.compact import Model, compact
 from harvib.errors import InputError
 from harvib.export.card import TorchCard
+from harvib.export.made import Exported
 from harvib.lasso import freeze_masks
-from harvib.models import SequenceClassifier
+from harvib.models import SequenceClassifier, recurrent
 from harvib.readout import READOUTS
-from harvib.weights import ModelCard, write_tensors
+from harvib.weights import ModelCard, tensor_bytes
 
 _SUFFIXES = ("", "_reverse")
 
@@ -153,8 +155,13 @@ def to_torch(model: SequenceClassifier) -> TorchClassifier:
     return module.to(small.head.weight.device).eval()
 
 
-def write_torch(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
-    """Write `to_torch` of a model as safetensors; raises InputError as that does."""
+def torch_file(model: Classifier, card: ModelCard, out: Path, quantize: str) -> Exported:
+    """`to_torch` of a model as safetensors; raises InputError as that does, and for anything but floats."""
+    model = recurrent(model, "--format torch", "; say --format onnx or torchscript")
+    if quantize != "none":
+        raise InputError(
+            f"--quantize {quantize}: torch's modules have no weights but floats: say --format torchscript"
+        )
     module = to_torch(model)
     told = TorchCard(
         cell=model.spec.cell,
@@ -168,8 +175,8 @@ def write_torch(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
         stream=card.stream,
         projected=None if module.projected is None else tuple(module.projected.tolist()),
     )
-    write_tensors(out, module.state_dict(), told.metadata() | card.extra)
-    return f"{out}: {described(module)}"
+    data = tensor_bytes(module.state_dict(), told.metadata() | card.extra)
+    return Exported({out: data}, f"{out}: {described(module)}")
 
 
 def described(module: TorchClassifier) -> str:
@@ -187,7 +194,7 @@ def described(module: TorchClassifier) -> str:
     return f"inputs {len(module.inputs):,}, {', '.join(parts)}"
 
 
-def compact_form(model: SequenceClassifier) -> SequenceClassifier:
+def compact_form(model: Model) -> Model:
     """The same function as a compact model; what is one already, as it is."""
     if model.spec.state == "compact":
         return model

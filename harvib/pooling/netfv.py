@@ -29,10 +29,15 @@ class NetFV(NetVLAD):
 
     def vectors(self, x: Tensor, belongs: Tensor) -> Tensor:
         mass, first, second = belongs.sum(2, keepdim=True), belongs @ x, belongs @ x.square()
-        deviation = self.roots.square() + _LEAST
-        ours = (first - mass * self.centres) / deviation
+        spread = deviation(self.roots)
+        ours = (first - mass * self.centres) / spread
         squares = second - 2 * self.centres * first + mass * self.centres.square()
-        return torch.stack([ours, squares / deviation.square() - mass], dim=2)
+        return torch.stack([ours, squares / spread.square() - mass], dim=2)
 
     def learned(self) -> dict[str, nn.Parameter]:
         return {"centres": self.centres, "roots": self.roots}
+
+
+def deviation(roots: Tensor) -> Tensor:
+    """What is learned as roots."""
+    return roots.square() + _LEAST

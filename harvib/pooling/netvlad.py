@@ -23,7 +23,7 @@ from harvib.pooling.frames import Frames
 from harvib.pooling.pool import Bags, Pool, Pooled
 from harvib.pooling.shape import PoolShape
 
-_TINY = 1e-12
+TINY = 1e-12
 
 
 class NetVLAD(Pool):
@@ -55,7 +55,7 @@ class NetVLAD(Pool):
             if factors is not None:
                 found = found * factors[..., None, None]
             length = torch.linalg.vector_norm(found, dim=(1, 3), keepdim=True)
-            return (found / length.clamp_min(_TINY)).flatten(1)
+            return (found / length.clamp_min(TINY)).flatten(1)
 
     def vectors(self, x: Tensor, belongs: Tensor) -> Tensor:
         """Frames (B, T, D) and how far they belong to each cluster (B, K, T), to its vectors (B, K, V, D)."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,18 +19,19 @@ from harvib.models import SequenceClassifier
 
 @torch.no_grad()
 def observed(small: SequenceClassifier, clips: ClipSet) -> dict[str, Seen]:
-    """For each matrix of a compact model, by the name that export gives it, the largest absolute value it meets.
+    """For each matrix of a compact model, by the name that export gives it, the largest absolute values it meets.
 
     `ih` reads a cell's inputs, `hh` its own states. What stands in the padding behind a clip is not looked at.
     """
-    largest: dict[str, float] = {}
+    largest: dict[str, np.ndarray] = {}
     # Of the batch in work: its clips' own steps, (B, T).
     inside = torch.zeros(0)
 
     def note(name: str, values: Tensor) -> None:
         if values.ndim == 3:
             values = values[inside]
-        largest[name] = max(largest.get(name, 0.0), float(values.abs().max()))
+        found = values.abs().flatten(0, -2).amax(0).float().cpu().numpy()
+        largest[name] = np.maximum(largest.get(name, found), found)
 
     def of_cell(prefix: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, given: Any, states: Any) -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harvib.classifier import Classifier
 from harvib.errors import InputError
 from harvib.export.c.model import to_c
 from harvib.export.c.text import identifier
+from harvib.export.made import Exported
 from harvib.export.torch import compact_form
-from harvib.models import SequenceClassifier
-from harvib.weights import ModelCard, write_together
+from harvib.models import recurrent
+from harvib.weights import ModelCard
 
-__all__ = ["to_c", "write_c"]
+__all__ = ["c_files", "to_c"]
 
 
-def write_c(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
-    """Write a model as C, `out` and the header beside it; a plain or masked one is compacted first.
+def c_files(model: Classifier, card: ModelCard, out: Path, quantize: str) -> Exported:
+    """A model as C, `out` and the header beside it; a plain or masked one is compacted first.
 
     Names in it begin with that of the file. Raises InputError as `to_c` does, and for names that no C source can
     have or include.
     """
+    model = recurrent(model, "--format c", "; say --format onnx")
     header = out.with_suffix(".h")
     if out.suffix != ".c":
         raise InputError(f"--out {out}: with --format c it ends in .c; the header goes beside it")
@@ -29,9 +32,9 @@ def write_c(model: SequenceClassifier, card: ModelCard, out: Path) -> str:
         raise InputError(f"--out {out}: its header, {header}, is a folder")
     small = compact_form(model)
     name = identifier(out.stem)
-    files = to_c(small, card, name, header.name)
-    write_together({header: files.header.encode(), out: files.source.encode()})
-    return (
+    files = to_c(small, card, name, header.name, quantize)
+    told = (
         f"{out} and {header.name}: C99, {name}_clip and {name}_step, inputs {small.spec.inputs:,} of "
         f"{small.spec.features:,}, {files.constants:,} bytes of constants, {files.state:,} bytes a state"
     )
+    return Exported({out: files.source.encode(), header: files.header.encode()}, told)

@@ -41,11 +41,11 @@ def emit_cell(cell: Cell, x: str, program: Program) -> str:
 def _projection(cell: Cell, x: str, program: Program) -> str:
     assert isinstance(cell, Projection | FactorisedProjection)
     if isinstance(cell, Projection):
-        form: Form = Dense(array(cell.linear.weight))
+        form: Form = Dense(array(cell.linear.weight), program.int8)
         bias = array(cell.linear.bias)
     else:
         assert cell.rows is not None
-        form, bias = smallest(cell.matrix, cell.rows.cpu().numpy()), array(cell.bias)
+        form, bias = smallest(cell.matrix, program.int8, cell.rows.cpu().numpy()), array(cell.bias)
     product, added = form.times(program, x), program.constant("b", bias)
     out = program.member("p", len(bias), zero=False)
     program.loop(len(bias), f"{out}[j] = {product}[j] + {added}[j];")
@@ -56,23 +56,23 @@ def _gated(cell: Cell, x: str, program: Program) -> str:
     assert isinstance(cell, CompactForm | CompactFactorised)
     values = GateValues.of(cell)
     state = program.member("h", values.hidden)
-    ih, hh = _matrices(cell)
+    ih, hh = _matrices(cell, program.int8)
     gates, recurrent = ih.times(program, x), hh.times(program, state)
     _EQUATIONS[values.kind.name](values, _Lines(program, values, gates, recurrent), state)
     return state
 
 
-def _matrices(cell: CompactForm | CompactFactorised) -> tuple[Form, Form]:
+def _matrices(cell: CompactForm | CompactFactorised, int8: bool) -> tuple[Form, Form]:
     """W_ih and W_hh."""
     if isinstance(cell, CompactForm):
         ih, hh, *_ = cell.module.all_weights[0]
-        return Dense(array(ih)), Dense(array(hh))
-    reads = smallest(cell.matrix, cell.rows.cpu().numpy())
+        return Dense(array(ih), int8), Dense(array(hh), int8)
+    reads = smallest(cell.matrix, int8, cell.rows.cpu().numpy())
     if cell.hidden is None:
         assert cell.weight_hh is not None
-        return reads, Dense(array(cell.weight_hh))
+        return reads, Dense(array(cell.weight_hh), int8)
     units = None if cell.units is None else cell.units.cpu().numpy()
-    return reads, smallest(cell.hidden, cell.hidden_rows.cpu().numpy(), units)
+    return reads, smallest(cell.hidden, int8, cell.hidden_rows.cpu().numpy(), units)
 
 
 class _Lines:
@@ -102,17 +102,18 @@ class _Lines:
 
 def _lstm(values: GateValues, lines: _Lines, state: str) -> None:
     program, bias = lines.program, lines.bias(values.bias_ih + values.bias_hh)
-    sigmoid, memory = program.helper("sigmoid"), program.member("c", values.hidden)
+    sigmoid, tanh = program.helper("sigmoid"), program.helper("tanh")
+    memory = program.member("c", values.hidden)
     new, kept, output = (lines.times(number) for number in range(3))
     program.loop(
         values.hidden,
         f"const float in = {sigmoid}({lines.sum(0, bias)});",
         f"const float forget = {sigmoid}({lines.sum(1, bias)});",
-        f"const float fresh = tanhf({lines.sum(2, bias)});",
+        f"const float fresh = {tanh}({lines.sum(2, bias)});",
         f"const float shown = {sigmoid}({lines.sum(3, bias)});",
         f"const float cell = {kept}forget * {memory}[j] + {new}in * fresh;",
         f"{memory}[j] = cell;",
-        f"{state}[j] = {output}shown * tanhf(cell);",
+        f"{state}[j] = {output}shown * {tanh}(cell);",
     )
 
 
@@ -121,14 +122,14 @@ def _gru(values: GateValues, lines: _Lines, state: str) -> None:
     # Of b_hh only the candidate's part stands apart: the reset gate multiplies it.
     outer = lines.bias(values.bias_ih + np.append(values.bias_hh[: 2 * hidden], np.zeros(hidden, np.float32)))
     inner = lines.bias(values.bias_hh[2 * hidden :])
-    sigmoid = program.helper("sigmoid")
+    sigmoid, tanh = program.helper("sigmoid"), program.helper("tanh")
     reset, update, output = (lines.times(number) for number in range(3))
     within = f"{lines.at(lines.recurrent, 2)} + {inner}[j]"
     program.loop(
         hidden,
         f"const float reset = {reset}{sigmoid}({lines.sum(0, outer)});",
         f"const float update = {update}{sigmoid}({lines.sum(1, outer)});",
-        f"const float fresh = {output}tanhf({lines.at(lines.gates, 2)} + {lines.at(outer, 2)} + "
+        f"const float fresh = {output}{tanh}({lines.at(lines.gates, 2)} + {lines.at(outer, 2)} + "
         f"reset * ({within}));",
         f"{state}[j] = (1.0f - update) * fresh + update * {state}[j];",
     )
@@ -138,7 +139,7 @@ def _rnn(values: GateValues, lines: _Lines, state: str) -> None:
     kernel, program = values.kind.kernel, lines.program
     assert isinstance(kernel, RNNKernel)
     bias = lines.bias(values.bias_ih + values.bias_hh)
-    activation = "tanhf" if kernel.tanh else program.helper("relu")
+    activation = program.helper("tanh" if kernel.tanh else "relu")
     program.loop(values.hidden, f"{state}[j] = {lines.times(0)}{activation}({lines.sum(0, bias)});")
 
 
@@ -199,7 +200,7 @@ def _conv(cell: Cell, x: str, program: Program) -> str:
 
 def _feedforward(cell: Feedforward, x: str, program: Program) -> tuple[str, str]:
     """Where the products with the weights are, and the bias."""
-    product = Dense(array(cell.weight_ih)).times(program, x)
+    product = Dense(array(cell.weight_ih), program.int8).times(program, x)
     return product, program.constant("b", array(cell.bias_ih))
 
 

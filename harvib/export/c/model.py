@@ -13,11 +13,12 @@ import numpy as np
 from harvib.cells.stack import Layer
 from harvib.errors import InputError
 from harvib.export.c.cells import emit_cell
-from harvib.export.c.matrices import fewest
+from harvib.export.c.matrices import fewest, halved
 from harvib.export.c.program import HELPERS, Member, Program
-from harvib.export.c.text import number, string
+from harvib.export.c.text import characters, number, string
 from harvib.export.numbers import array
 from harvib.models import SequenceClassifier
+from harvib.quantize.numbers import by_rows
 from harvib.unitrows import SMALLEST
 from harvib.weights import ModelCard
 
@@ -34,9 +35,10 @@ class CFiles:
     state: int
 
 
-def to_c(small: SequenceClassifier, card: ModelCard, name: str, include: str) -> CFiles:
+def to_c(small: SequenceClassifier, card: ModelCard, name: str, include: str, quantize: str = "none") -> CFiles:
     """A compact model in C with names that begin with `name`; the source includes its header as `include`.
 
+    With `quantize` int8 matrices are stored in 8 bits a weight; all arithmetic is that of floats.
     Raises InputError where a cell of the model has not been written in C, and for cells that run backwards.
     """
     layers = [layer for layer in small.recurrent.layers if isinstance(layer, Layer)]
@@ -45,7 +47,7 @@ def to_c(small: SequenceClassifier, card: ModelCard, name: str, include: str) ->
             "--format c goes through a clip frame by frame, and this model also reads it backwards "
             "(--bidirectional): say --format onnx"
         )
-    program = Program(name)
+    program = Program(name, quantize == "int8")
     x = _selected(program, small)
     shown: list[tuple[str, int]] = []
     for place, layer in enumerate(layers):
@@ -93,13 +95,23 @@ def _selected(program: Program, small: SequenceClassifier) -> str:
 
 def _head(program: Program, small: SequenceClassifier, read: list[tuple[str, int]]) -> str:
     """The body of the function that gives logits; what it reads is summed over time where the mean is read."""
-    weights = program.constant("w", np.ascontiguousarray(array(small.head.weight).T))
+    found = by_rows(array(small.head.weight)) if program.int8 else None
+    stored = array(small.head.weight) if found is None else found.codes
+    weights = program.constant("w", np.ascontiguousarray(stored.T))
+    scale = halved(program, found.halvings if found is not None and found.halves else None)
     bias, classes, at = program.constant("b", array(small.head.bias)), small.spec.classes, 0
+    first, cast = (f"{bias}[j] + ", "") if found is None else ("", "(float)")
     lines = ["    size_t j, k;\n"]
     if small.spec.readout == "mean":
         lines.append("    const double by = s->steps > 0.0 ? 1.0 / s->steps : 0.0;\n")
-    # The first sum begins with the bias: a copy of it would be a call of memcpy.
-    first = f"{bias}[j] + {weights}[0][j] * ("
+
+    def adds(value: str, k: str, operator: str, start: str) -> str:
+        return (
+            f"        const float value = {value.replace('[k]', f'[{k}]')}{scale(f'{k} + {at}' if at else k)};\n"
+            f"        for (j = 0; j < {classes}; j++)\n"
+            f"            logits[j] {operator} {start}{cast}{weights}[{k} + {at}][j] * value;\n    }}\n"
+        )
+
     for name, width in read:
         value = f"{name}[k]"
         if small.spec.readout == "mean":
@@ -107,14 +119,15 @@ def _head(program: Program, small: SequenceClassifier, read: list[tuple[str, int
             program.loop(width, f"{total}[j] += (double){name}[j];")
             value = f"(float)({total}[k] * by)"
         if not at:
-            at_first = value.replace("[k]", "[0]")
-            lines.append(f"    for (j = 0; j < {classes}; j++)\n        logits[j] = {first}{at_first});\n")
-        lines.append(
-            f"    for (k = {0 if at else 1}; k < {width}; k++) {{\n        const float value = {value};\n"
-            f"        for (j = 0; j < {classes}; j++)\n"
-            f"            logits[j] += {weights}[k + {at}][j] * value;\n    }}\n"
-        )
+            # The first sum begins with the bias: a copy of it would be a call of memcpy.
+            lines.append("    {\n" + adds(value, "0", "=", first))
+        lines.append(f"    for (k = {0 if at else 1}; k < {width}; k++) {{\n" + adds(value, "k", "+=", ""))
         at += width
+    if found is not None:
+        steps = program.constant("s", found.steps[:, 0])
+        lines.append(
+            f"    for (j = 0; j < {classes}; j++)\n        logits[j] = {bias}[j] + {steps}[j] * logits[j];\n"
+        )
     return "".join(lines)
 
 
@@ -135,6 +148,7 @@ class _Metadata:
             "fingerprint": card.fingerprint,
             "stream": card.stream,
             "widths": json.dumps(card.widths),
+            "recipe": json.dumps(card.recipe, sort_keys=True),
             "parameters": json.dumps(small.parameter_counts()),
         }
 
@@ -173,7 +187,7 @@ def _header(program: Program, told: _Metadata) -> str:
        {name}_logits(&state, logits);
 
    No memory is allocated and nothing is shared: any number of states may be in use at once, each by one thread at
-   a time. The only functions of libc are expf and tanhf. */
+   a time. The only function of libc is expf. */
 #ifndef {upper}_H
 #define {upper}_H
 
@@ -196,7 +210,8 @@ typedef struct {name}_state {{
 /* The classes in the order of the logits, UTF-8. */
 extern const char *const {name}_classes[{upper}_CLASSES];
 /* The format of this file, the fingerprint of the features, the stream of their cache, how many of the features
-   each of several joined streams has (JSON, [] for one stream), and the counts of the parameters (JSON). */
+   each of several joined streams has (JSON, [] for one stream), all that makes such features of a video (JSON,
+   {{}} where nobody knows), and the counts of the parameters (JSON). */
 {_texts(told, "extern const char {name}_{key}[];")}
 /* Begin a clip; a state must have begun before its first step. */
 void {name}_init({name}_state *state);
@@ -217,7 +232,7 @@ void {name}_clip(const float *features, size_t steps, float logits[{upper}_CLASS
 
 def _texts(told: _Metadata, line: str) -> str:
     return "".join(
-        line.format(name=told.name, key=key, text=string(text)) + "\n" for key, text in told.texts.items()
+        line.format(name=told.name, key=key, text=characters(text)) + "\n" for key, text in told.texts.items()
     )
 
 
@@ -231,7 +246,7 @@ def _source(program: Program, told: _Metadata, include: str, step: str, head: st
         if member.zero
     )
     at = "    s->at = 0;\n" if program.taps else ""
-    maths = "#include <math.h>\n" if "expf(" in helpers or "tanhf(" in step else ""
+    maths = "#include <math.h>\n" if "expf(" in helpers else ""
     parts = [
         f'/* Written by harvib export; its header says how it is used. */\n#include "{include}"\n\n'
         f"{maths}#include <stdint.h>\n",

@@ -8,6 +8,9 @@ import textwrap
 
 import numpy as np
 
+_LONGEST = 1000
+"""Bytes of a literal; C99 promises 4095 characters as they are written, and one may take four."""
+
 
 def identifier(text: str) -> str:
     """A name that C takes, of ASCII letters, digits and underscores, made from any text."""
@@ -19,6 +22,14 @@ def identifier(text: str) -> str:
 def string(text: str) -> str:
     """A literal of the UTF-8 bytes of a text; no trigraph and no escape can arise in it."""
     return '"' + "".join(map(_character, text.encode())) + '"'
+
+
+def characters(text: str) -> str:
+    """What initialises an array of char with it: a literal, or a list where C99 promises none so long."""
+    if len(text.encode()) <= _LONGEST:
+        return string(text)
+    listed = ", ".join("'\\''" if byte == ord("'") else f"'{_character(byte)}'" for byte in text.encode())
+    return f"{{\n{_filled(listed)}, 0\n}}"
 
 
 def _character(byte: int) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from harvib.errors import InputError
+from harvib.export.made import Exported
 from harvib.export.pipeline.front import FrameBackbone, Pipeline, backbone_for, pipeline_of
 from harvib.onnxfile import needs_onnx
 
-__all__ = ["FrameBackbone", "Pipeline", "backbone_for", "pipeline_of", "write_pipeline"]
+__all__ = ["FrameBackbone", "Pipeline", "backbone_for", "exported_pipeline", "pipeline_of"]
 
 
-def write_pipeline(run: Path, out: Path, weights: str | None = None, quantize: str = "none") -> str:
+def exported_pipeline(run: Path, out: Path, quantize: str = "none", weights: str | None = None) -> Exported:
     """See `harvib.export.pipeline.files`; InputError too where an extra is not installed."""
     needs_onnx()
     try:
@@ -20,4 +21,4 @@ def write_pipeline(run: Path, out: Path, weights: str | None = None, quantize: s
         raise InputError("--with-backbone needs onnxscript: pip install 'harfeat[quantize]'") from error
     from harvib.export.pipeline import files  # noqa: PLC0415 - an extra
 
-    return files.write_pipeline(run, out, weights, quantize)
+    return files.exported_pipeline(run, out, quantize, weights)

@@ -1,12 +1,13 @@
 """The files of a pipeline run by onnxruntime on made-up frames, and compared with Pillow and torch.
 
-Three comparisons, so that none hides another: the pictures made of frames of an odd size, with Pillow's; features
-and logits of frames that need no resizing, with torch's, which must be equal up to rounding; and the logits of
-frames that are resized, whose pixels may differ by a level here and there.
+Each part is compared on equal input, so that the rounding of one is not another's error: pictures with Pillow's,
+features with torch's of the same pictures, logits with torch's of the same features, and the file in one with the
+files in two. What comes out of the whole is told, not judged: a model may make much of a small feature.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +20,14 @@ from harvib.export.pipeline.front import FrameBackbone, Pipeline
 from harvib.export.pipeline.preparation import Preparation
 from harvib.export.pipeline.resize import emit_pictures
 
-MOST_LEVELS, MOST_PIXELS = 2, 0.02
+MOST_LEVELS, MOST_PIXELS = 2, 0.25
 """How far a byte of a picture may be from Pillow's, and how many of them may be off at all."""
 ROUNDING = 1e-4
-"""Largest difference of features and logits, as a share of the largest, on equal pictures."""
+"""Largest difference of features and logits to torch's, as a share of the largest."""
 HALF_ROUNDING = 5e-3
-"""The same where maps are rounded to half precision inside: a last digit of a float may decide which way."""
+"""The same of features where maps are rounded to half precision inside: the last digit of a float decides how."""
+IN_TWO = 1e-3
+"""The same between one file and two, of logits: their features may differ by rounding."""
 _CLIPS, _STEPS = 2, 3
 
 
@@ -36,38 +39,37 @@ class Files(NamedTuple):
     model: bytes
 
 
-def deviations(pipeline: Pipeline, files: Files, exact: bool = True) -> str:
+def deviations(pipeline: Pipeline, files: Files, rounded: bool = False) -> str:
     """The line that tells how far the files are from torch; RuntimeError where that is more than rounding.
 
-    Without `exact` the logits are only told, for the model's weights are rounded.
+    `rounded`: the model's weights are, so that its logits are told and not judged.
     """
     backbone, rng = pipeline.backbone, np.random.default_rng(0)
     height, width = backbone.preparation.scaled
     odd = made_up_frames(height * 3 // 4 + 1, width * 5 // 4 + 1, rng)
     levels, share = _pixels(backbone.preparation, odd)
     if levels > MOST_LEVELS or share > MOST_PIXELS:
-        raise RuntimeError(
-            f"onnxruntime resizes frames other than Pillow: {levels} levels, {share:.2%} of all bytes"
-        )
+        raise RuntimeError(f"onnxruntime and Pillow resize apart: {levels} levels, {share:.2%} of all bytes")
     sessions = {name: session(data) for name, data in files._asdict().items()}
-    most = HALF_ROUNDING if getattr(backbone.small, "rounds", False) else ROUNDING
     native = made_up_frames(height, width, rng)
-    features = sessions["backbone"].run(["features"], {"frames": native})[0]
-    found = _share(features, _features(backbone, native))
-    if not found <= most:
+    rows = _features(backbone, native)
+    found = _apart(sessions["backbone"].run(["features"], {"frames": native})[0], rows)
+    if not found <= (HALF_ROUNDING if getattr(backbone.small, "rounds", False) else ROUNDING):
         raise RuntimeError(f"the exported backbone and torch's differ by {found:.2e} of the largest feature")
-    apart = []
-    for frames in (native, odd):
-        ours, theirs, in_two = _logits(pipeline, sessions, frames)
-        apart.append(_share(theirs, ours))
-        if not _share(in_two, theirs) <= most:
-            raise RuntimeError(f"the pipeline in one file and in two differ by {_share(in_two, theirs):.2e}")
-    if exact and not apart[0] <= most:
-        raise RuntimeError(f"the exported pipeline and torch differ by {apart[0]:.2e} of the largest logit")
+    lengths = np.array([_STEPS, 1])
+    model = _apart(_modelled(sessions, rows, lengths), _in_torch(pipeline, rows, lengths), 1.0)
+    if not rounded and not model <= ROUNDING:
+        raise RuntimeError(f"the exported model and torch's differ by {model:.2e} of the largest logit")
+    clips = odd.reshape(_CLIPS, _STEPS, *odd.shape[1:])
+    (in_one,) = sessions["pipeline"].run(["logits"], {"frames": clips, "lengths": lengths})
+    (features,) = sessions["backbone"].run(["features"], {"frames": odd})
+    in_two = _apart(_modelled(sessions, features, lengths), in_one, 1.0)
+    if not in_two <= IN_TWO:
+        raise RuntimeError(f"the pipeline in one file and in two differ by {in_two:.2e} of the largest logit")
+    end = _apart(in_one, _in_torch(pipeline, _features(backbone, odd), lengths), 1.0)
     return (
-        f"checked in onnxruntime {onnxruntime.__version__}: features {found:.1e}, logits {apart[0]:.1e} off torch's "
-        f"(of the largest); of resized frames {share:.2%} of the bytes {levels} of 255 off Pillow's, logits "
-        f"{apart[1]:.1e}"
+        f"onnxruntime {onnxruntime.__version__} gives torch's features to {found:.1e} and logits to {model:.1e}; "
+        f"of resized frames {share:.2%} of the bytes are {levels} of 255 off Pillow's, logits {end:.1e}"
     )
 
 
@@ -118,16 +120,18 @@ def _features(backbone: FrameBackbone, frames: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _logits(pipeline: Pipeline, sessions: dict[str, Any], frames: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of two clips of different lengths: torch's, those of the file in one, and in two."""
-    lengths = np.array([_STEPS, 1])
-    rows = torch.from_numpy(_features(pipeline.backbone, frames)).view(_CLIPS, _STEPS, -1)
-    ours = pipeline.model(rows, torch.from_numpy(lengths)).numpy()
-    clips = frames.reshape(_CLIPS, _STEPS, *frames.shape[1:])
-    theirs = sessions["pipeline"].run(["logits"], {"frames": clips, "lengths": lengths})[0]
-    features = sessions["backbone"].run(["features"], {"frames": frames})[0].reshape(_CLIPS, _STEPS, -1)
-    return ours, theirs, sessions["model"].run(["logits"], {"features": features, "lengths": lengths})[0]
+def _in_torch(pipeline: Pipeline, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Logits of features (6, K) as two clips."""
+    features = torch.from_numpy(rows).view(_CLIPS, _STEPS, -1)
+    return np.asarray(pipeline.model(features, torch.from_numpy(lengths)))
 
 
-def _share(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))
+def _modelled(sessions: Mapping[str, Any], rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The same by the file of the model."""
+    given = {"features": rows.reshape(_CLIPS, _STEPS, -1), "lengths": lengths}
+    return np.asarray(sessions["model"].run(["logits"], given)[0])
+
+
+def _apart(found: np.ndarray, wanted: np.ndarray, least: float = 1e-30) -> float:
+    """Largest difference, as a share of the largest value, or of `least`."""
+    return float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), least))

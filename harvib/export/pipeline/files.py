@@ -21,38 +21,33 @@ from onnx import TensorProto, helper
 
 from harvib.errors import InputError
 from harvib.export.graph import IR, OPSET, Graph
-from harvib.export.matrices import Float32
-from harvib.export.onnx import to_onnx
+from harvib.export.made import Exported, metadata_of
+from harvib.export.onnx import SCHEMES, to_onnx
 from harvib.export.pipeline.check import Files, deviations
 from harvib.export.pipeline.front import FrameBackbone, Pipeline, pipeline_of
 from harvib.export.pipeline.network import network_graph
-from harvib.export.pipeline.resize import emit_pictures
-from harvib.quantize.schemes import SCHEMES
-from harvib.weights import write_together
+from harvib.export.pipeline.resize import emit_pictures, require_graph
 
 VERSION = 1
 FORMAT = "harvib-pipeline"
 BACKBONE_FORMAT = "harvib-pipeline-backbone"
-MODEL_SCHEMES = {"none": Float32(), "int8": SCHEMES["int8-weights"]}
 _FRAMES, _CLIPS = ["N", "H", "W", 3], ["B", "T", "H", "W", 3]
 
 
-def write_pipeline(run: Path, out: Path, weights: str | None = None, quantize: str = "none") -> str:
-    """Write the files of a run's pipeline, all or none; the lines that tell what they are.
+def exported_pipeline(run: Path, out: Path, quantize: str, weights: str | None) -> Exported:
+    """The files of a run's pipeline, and the lines that tell what they are.
 
     `weights` of the backbone as `harfeat extract` takes them; None: what timm downloads. With `quantize` "int8"
-    the model's weights have 8 bits, the backbone's stay floats. Raises InputError where there is no pipeline,
-    OSError where it cannot be written, and RuntimeError, a defect, where it does not compute what torch does.
+    the model's weights have 8 bits, the backbone's stay floats. Raises InputError where there is no pipeline, and
+    RuntimeError, a defect, where it does not compute what torch does.
     """
-    if quantize not in MODEL_SCHEMES:
-        raise InputError(f"--quantize {quantize}: with --with-backbone choose one of {', '.join(MODEL_SCHEMES)}")
     paths = [out, *(out.with_name(f"{out.stem}-{part}{out.suffix}") for part in ("backbone", "model"))]
-    if folder := next((path for path in paths if path.is_dir()), None):
-        raise InputError(f"--out {out}: {folder} is a folder")
+    if taken := next((path for path in paths if path.exists() and not path.is_file()), None):
+        raise InputError(f"--out {out}: {taken} is a {'folder' if taken.is_dir() else 'device or the like'}")
     pipeline = pipeline_of(run, weights)
+    require_graph(pipeline.backbone.preparation, str(run))
     files = pipeline_files(pipeline, quantize)
-    found = deviations(pipeline, files, exact=quantize == "none")
-    write_together(dict(zip(paths, files, strict=True)))
+    found = deviations(pipeline, files, rounded=quantize != "none")
     backbone, kept, classes = pipeline.backbone, len(pipeline.backbone.kept), pipeline.model.spec.classes
     lines = [
         f"{out}: ONNX, opset {OPSET}, frames (B, T, H, W, 3) uint8 RGB of any size and lengths (B,) to logits "
@@ -63,7 +58,7 @@ def write_pipeline(run: Path, out: Path, weights: str | None = None, quantize: s
     ]
     if quantize != "none":
         lines.append(f"{quantize}: the model's weights; those of the backbone stay floats")
-    return "\n".join([*lines, found])
+    return Exported(dict(zip(paths, files, strict=True)), "\n".join([*lines, found]))
 
 
 def pipeline_files(pipeline: Pipeline, quantize: str = "none") -> Files:
@@ -82,17 +77,10 @@ def pipeline_files(pipeline: Pipeline, quantize: str = "none") -> Files:
             }
         ),
     }
-    model = to_onnx(pipeline.model, card, MODEL_SCHEMES[quantize], metadata=about)
-    shared = {
-        "version": str(VERSION),
-        "classes": json.dumps(card.classes),
-        "fingerprint": card.fingerprint,
-        "stream": card.stream,
-        **card.extra,
-        **about,
-    }
-    whole = _whole(backbone, network, model.graph, shared | {"format": FORMAT}, pipeline.model.spec.classes)
-    frames = _frames(backbone, network, shared | {"format": BACKBONE_FORMAT})
+    model = to_onnx(pipeline.model, card, SCHEMES[quantize], metadata=about)
+    told = metadata_of(pipeline.model, card, FORMAT, VERSION) | about
+    whole = _whole(backbone, network, model.graph, told, pipeline.model.spec.classes)
+    frames = _frames(backbone, network, told | {"format": BACKBONE_FORMAT})
     return Files(*(proto.SerializeToString(deterministic=True) for proto in (whole, frames, model)))
 
 

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harfeat.cache import DEFAULT_STREAM, VIEW, fingerprint_of
 from harfeat.extractor import InputError as ExtractorError
 from harfeat.extractor import network_of
 from harvib.backbones import Backbone, Origin, build, load_backbone, whole
+from harvib.classifier import Classifier
 from harvib.errors import InputError
 from harvib.export.pipeline.preparation import Preparation, preparation_of
 from harvib.export.torch import compact_form
-from harvib.models import SequenceClassifier, recurrent
 from harvib.rundir import RunFolder, model_file
 from harvib.weights import ModelCard, front_file, load_model, read_tensors
 
@@ -75,7 +76,7 @@ class Pipeline:
     """
 
     backbone: FrameBackbone
-    model: SequenceClassifier
+    model: Classifier
     card: ModelCard
     recipe: Mapping[str, Any]
 
@@ -88,7 +89,7 @@ def pipeline_of(run: Path, weights: str | None = None) -> Pipeline:
     """
     file = model_file(run)
     model, card = load_model(file)
-    small = compact_form(recurrent(model, f"{run}: --with-backbone"))
+    small = compact_form(model)
     recipe = _recipe(run, card)
     kept = _kept(small, file)
     found = _backbone(run, small, kept, recipe, weights)
@@ -102,10 +103,12 @@ def backbone_for(run: Path, weights: str | None = None) -> FrameBackbone:
 
 
 def _recipe(run: Path, card: ModelCard) -> Mapping[str, Any]:
-    told = card.recipe
+    told: Any = card.recipe
     if not told and run.is_dir():
         # Model files of earlier versions do not hold it.
-        told = RunFolder(run).config().get("recipe", {})
+        told = RunFolder(run).config().get("recipe")
+        if isinstance(told, dict) and fingerprint_of(told) != card.fingerprint:
+            raise InputError(f"{run}: the recipe in config.json is not that of the model's features: file altered")
     if card.widths:
         raise InputError(f"{run}: a model of joined streams ({card.stream}) has no one backbone to export")
     if not isinstance(told, dict) or told.get("kind") != "video":
@@ -118,10 +121,14 @@ def _recipe(run: Path, card: ModelCard) -> Mapping[str, Any]:
         raise InputError(
             f"{run}: optical flow is no ONNX operator, so a model of it has no pipeline; leave out --with-backbone"
         )
+    if card.stream != DEFAULT_STREAM and not VIEW.fullmatch(card.stream):
+        raise InputError(
+            f"{run}: its stream {card.stream} is not one of frames, so there is no backbone to export"
+        )
     return told
 
 
-def _kept(small: SequenceClassifier, file: Path) -> Tensor:
+def _kept(small: Classifier, file: Path) -> Tensor:
     """The features that have to be there, ascending."""
     spec = small.spec
     if spec.normalize or spec.inputs == spec.features:
@@ -131,15 +138,15 @@ def _kept(small: SequenceClassifier, file: Path) -> Tensor:
     return small.selection.clone()
 
 
-def _reading_all(small: SequenceClassifier, features: int) -> SequenceClassifier:
+def _reading_all(small: Classifier, features: int) -> Classifier:
     spec = dataclasses.replace(small.spec, features=features)
-    reading = SequenceClassifier(spec)
+    reading = spec.build()
     reading.load_state_dict(small.state_dict() | {"selection": torch.arange(features)})
     return reading.eval()
 
 
 def _backbone(
-    run: Path, small: SequenceClassifier, kept: Tensor, recipe: Mapping[str, Any], weights: str | None
+    run: Path, small: Classifier, kept: Tensor, recipe: Mapping[str, Any], weights: str | None
 ) -> FrameBackbone:
     folder = RunFolder(run if run.is_dir() else run.parent)
     if recipe.get("model") != PIXELS:
@@ -147,7 +154,7 @@ def _backbone(
     if weights is not None:
         raise InputError(f"--weights {weights}: {run} needs none: it was trained on frames; leave it out")
     preparation = _resized_whole(run, recipe)
-    if folder.backbone.is_file():
+    if folder.backbone.is_file() or (run.is_dir() and "backbone" in folder.config()):
         return _trained(folder, small, kept, preparation)
     height, width = preparation.size
     _require_features(run, small, 3 * height * width)
@@ -158,7 +165,7 @@ def _backbone(
 
 
 def _of_timm(
-    run: Path, small: SequenceClassifier, kept: Tensor, recipe: Mapping[str, Any], weights: str | None
+    run: Path, small: Classifier, kept: Tensor, recipe: Mapping[str, Any], weights: str | None
 ) -> FrameBackbone:
     """The backbone that made the features of a cache, in float32: nothing between its layers is rounded."""
     transform = recipe.get("transform")
@@ -174,16 +181,16 @@ def _of_timm(
         found = build(origin.model, network)
         full = Backbone(found.trunk, found.block, origin, rounds=False).eval()
     except InputError:
-        features = int(network.num_features)
+        with torch.inference_mode():
+            # timm's num_features is not it where layers stand behind the pooling.
+            features = network(torch.zeros(1, 3, *preparation.size)).shape[1]
         full = whole(network, features, origin)
         why = why or "its family has no last block that can shrink"
     _require_features(run, small, len(full.block.kept))
     return _shrunk(full, kept, preparation, why)
 
 
-def _trained(
-    folder: RunFolder, small: SequenceClassifier, kept: Tensor, preparation: Preparation
-) -> FrameBackbone:
+def _trained(folder: RunFolder, small: Classifier, kept: Tensor, preparation: Preparation) -> FrameBackbone:
     """The backbone of a run on videos; as a whole, that of its plain model."""
     found = load_backbone(folder.path)
     _require_features(folder.path, small, len(found.block.kept))
@@ -233,7 +240,7 @@ def _resized_whole(run: Path, recipe: Mapping[str, Any]) -> Preparation:
     return preparation_of(told | {"interpolation": recipe.get("filter", "bilinear")}, str(run))
 
 
-def _require_features(run: Path, small: SequenceClassifier, found: int) -> None:
+def _require_features(run: Path, small: Classifier, found: int) -> None:
     if found != small.spec.features:
         raise InputError(
             f"{run}: its backbone gives {found} features, its model was made for {small.spec.features}"

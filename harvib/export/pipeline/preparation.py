@@ -1,4 +1,4 @@
-"""What becomes of a raw frame before a backbone sees it: resized and cropped by Pillow and timm, as for a cache."""
+"""What becomes of a raw frame before a backbone sees it, resized and cropped by Pillow and timm, as in a cache."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ import numpy as np
 
 from harfeat.extractor import TransformConfig, prepare
 from harvib.errors import InputError
-
-FILTERS = ("bilinear", "bicubic")
-_CROPS = ("center", "squash")
-"""What has an ONNX form: `harvib.export.pipeline.resize`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Preparation:
 
 
 def preparation_of(transform: Mapping[str, Any], where: str) -> Preparation:
-    """That of a recipe's `transform`. Raises InputError, which begins with `where`, for what has no graph."""
+    """That of a recipe's `transform`. Raises InputError, which begins with `where`, where that makes no sense."""
     try:
         height, width = (int(side) for side in transform["input_size"])
         found = TransformConfig(
@@ -51,18 +47,8 @@ def preparation_of(transform: Mapping[str, Any], where: str) -> Preparation:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: its recipe does not tell how frames are prepared: {error!r}") from error
-    for name, value, known in (
-        ("interpolation", found.interpolation, FILTERS),
-        ("crop_mode", found.crop_mode, _CROPS),
-    ):
-        if value not in known:
-            raise InputError(
-                f"{where}: its frames are prepared with {name} {value}, which has no ONNX form here; there are "
-                f"{', '.join(known)}"
-            )
-    if not 0 < found.crop_pct <= 1 or min(height, width) < 1:
+    if not found.crop_pct > 0 or min(height, width) < 1:
         raise InputError(
-            f"{where}: its frames are prepared with crop_pct {found.crop_pct:g} to {width}x{height}, which has no "
-            "ONNX form here"
+            f"{where}: its recipe prepares frames with crop_pct {found.crop_pct:g} to {width}x{height}"
         )
     return Preparation(found)

@@ -3,9 +3,9 @@
 Pillow resizes bytes along one axis, rounds to bytes, then along the other; onnxruntime's antialiased Resize does
 so too where each axis has one of its own. Its coefficients are float32 and Pillow's have 22 bits behind the point,
 so about one value in a thousand rounds to the byte beside it. Both axes in one Resize differ by up to 28 of 255,
-which is why it is two. Width comes first; since Pillow 13 height does where it loses more than twice as many pixels
-as the width (its pull request 9549; the rule was found by trying sizes). Sizes and corners are those of timm's
-evaluation transform for every size of frame.
+which is why it is two. Width comes first; since Pillow 13 height does where it loses more than twice as many
+pixels as the width (its pull request 9549; the rule was found by trying sizes). Sizes and corners are those of
+timm's evaluation transform for every size of frame.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 from onnx import TensorProto
 
+from harvib.errors import InputError
 from harvib.export.graph import Graph
 from harvib.export.pipeline.preparation import Preparation
 
@@ -24,7 +25,24 @@ _MODES: dict[str, dict[str, Any]] = {
     "bilinear": {"mode": "linear"},
     "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5},
 }
+_CROPS = ("center", "squash")
 _HEIGHT_MAY_COME_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
+
+
+def require_graph(preparation: Preparation, where: str) -> None:
+    """Raise InputError, which begins with `where`, for what has no ONNX form here."""
+    asked = preparation.transform
+    for name, value, known in (
+        ("interpolation", asked.interpolation, tuple(_MODES)),
+        ("crop_mode", asked.crop_mode, _CROPS),
+    ):
+        if value not in known:
+            raise InputError(
+                f"{where}: its frames are prepared with {name} {value}, which has no ONNX form here; there are "
+                f"{', '.join(known)}"
+            )
+    if asked.crop_pct > 1:
+        raise InputError(f"{where}: crop_pct {asked.crop_pct:g}: a border around frames has no ONNX form here")
 
 
 def emit_pictures(graph: Graph, preparation: Preparation, frames: str) -> str:

@@ -1,0 +1,21 @@
+"""Any file that holds a whole model of harvib, told by how its name ends: a format that is read back, one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from harvib import onnxfile, scriptfile
+from harvib.classifier import Classifier
+from harvib.filed import FileClassifier
+from harvib.weights import ModelCard, load_model
+
+READERS: dict[str, Callable[[Path], tuple[FileClassifier, ModelCard]]] = {
+    onnxfile.SUFFIX: onnxfile.load_onnx,
+    scriptfile.SUFFIX: scriptfile.load_script,
+}
+
+
+def load_any(path: Path) -> tuple[Classifier | FileClassifier, ModelCard]:
+    """A model file, or what `harvib export` wrote in a format that is read back; InputError if it is bad."""
+    return READERS.get(path.suffix, load_model)(path)
