@@ -51,6 +51,26 @@ def _torch(parts: Sequence[Mapping[str, Any]], shape: Sequence[int]) -> Load:
     return load
 
 
+def _torchscript(parts: Sequence[Mapping[str, Any]], shape: Sequence[int]) -> Load:
+    import torch  # noqa: PLC0415 - see above
+
+    torch.set_num_threads(shape[2])
+    lengths = torch.full((shape[0],), shape[1])
+    clips = [torch.randn(*shape[:2], part["features"]) for part in parts]
+
+    def load() -> Callable[[], object]:
+        # A program of its own: nothing of harvib is needed.
+        modules = [torch.jit.load(part["file"], map_location="cpu").eval() for part in parts]
+
+        def run() -> object:
+            with torch.inference_mode():
+                return [module(clip, lengths) for module, clip in zip(modules, clips, strict=True)]
+
+        return run
+
+    return load
+
+
 def _onnx(parts: Sequence[Mapping[str, Any]], shape: Sequence[int]) -> Load:
     import numpy as np  # noqa: PLC0415 - see above
 
@@ -104,6 +124,7 @@ def _noise(shape: Sequence[int]) -> Any:
 
 LOADERS: dict[str, Callable[[Sequence[Mapping[str, Any]], Sequence[int]], Load]] = {
     "torch": _torch,
+    "torchscript": _torchscript,
     "onnx": _onnx,
     "c": _c,
 }

@@ -266,7 +266,7 @@ def test_settings_out_of_range_are_refused_by_name(option: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--runtimes", "torch,gpu"], "--runtimes torch,gpu: gpu: choose from torch, onnx"),
+        (["--runtimes", "torch,gpu"], "--runtimes torch,gpu: gpu: choose from torch, torchscript, onnx"),
         (["--runtimes", "c,,"], "--runtimes c,,: nothing: choose from"),
         (["--repeats", "0"], "--repeats 0: must be at least 1"),
         (["--threads", "100000"], "--threads 100000: must be at most 1024"),

@@ -82,20 +82,20 @@ def test_work_and_parameters_are_counted_exactly(measured: tuple[SequenceClassif
 @needs_compiler
 def test_bytes_are_those_of_the_files(measured: tuple[SequenceClassifier, Path, Any]) -> None:
     model, folder, rows = measured
-    names = {"torch": "compact.safetensors", "onnx": "compact.onnx"}
+    names = {"torch": "compact.safetensors", "torchscript": "compact.pt", "onnx": "compact.onnx"}
     names |= {"onnx-int8": "compact-int8-weights.onnx", "onnx-int8-dynamic": "compact-int8-dynamic.onnx"}
     for runtime, name in names.items():
         assert rows[runtime]["bytes"] == (folder / name).stat().st_size
     sizes = {rows[runtime]["bytes"] for runtime in names}
     assert len(sizes) == len(names), "no file was taken for another"
-    for runtime in ("c", "c-loop"):
+    for runtime, name in (("c", "compact"), ("c-loop", "compact"), ("c-int8", "compact_int8")):
         parts = rows[runtime]["bytes_parts"]
-        assert parts["source"] == (folder / "compact.c").stat().st_size
-        assert parts["header"] == (folder / "compact.h").stat().st_size
+        assert parts["source"] == (folder / f"{name}.c").stat().st_size
+        assert parts["header"] == (folder / f"{name}.h").stat().st_size
         assert rows[runtime]["bytes"] == parts["code"] + parts["constants"]
         # All weights are in it, each of four bytes, and little else.
         weights = 4 * sum(weight.numel() for weight in model.parameters())
-        assert 0.9 * weights < parts["constants"] < weights + 4096
+        assert runtime == "c-int8" or 0.9 * weights < parts["constants"] < weights + 4096
         assert 100 < parts["code"] < 20_000
 
 
@@ -118,7 +118,8 @@ def test_runtimes_that_keep_a_state_tell_a_frame_and_a_clip_apart(
     measured: tuple[SequenceClassifier, Path, Any],
 ) -> None:
     _, _, rows = measured
-    assert {name for name, row in rows.items() if "frame" in row} == {"torch", "c", "c-loop"}
+    with_state = {"torch", "c", "c-loop", "c-int8", "c-int8-loop"}
+    assert {name for name, row in rows.items() if "frame" in row} == with_state
     for row in rows.values():
         assert row["clip"]["median_ms"] > 0
     assert rows["c-loop"]["loop"] == c.MOST_ROUNDS
@@ -167,13 +168,13 @@ def test_every_kind_of_model_is_measured_or_told(fields: dict[str, Any], tmp_pat
 def test_models_without_a_form_are_told_with_the_reason(tmp_path: Path) -> None:
     plain = SequenceClassifier(spec_of(bidirectional=True)).eval()
     rows = rows_of(plain, tmp_path)
-    assert {name for name, row in rows.items() if "reason" in row} == {"c", "c-loop"}
+    assert {name for name, row in rows.items() if "reason" in row} == {"c", "c-loop", "c-int8", "c-int8-loop"}
     assert "reads it backwards" in rows["c"]["reason"]
     assert "frame" not in rows["torch"]
     pooling = pooling_model(widths=(6,), clusters=(5,)).float()
     rows = rows_of(pooling, tmp_path)
-    assert {name for name, row in rows.items() if "reason" in row} == set(RUNTIMES) - {"torch"}
-    assert all("not for a pooling model" in row["reason"] for name, row in rows.items() if name != "torch")
+    assert {name for name, row in rows.items() if "reason" in row} == set(RUNTIMES) - {"torch", "torchscript"}
+    assert all("not for a pooling model" in row["reason"] for row in rows.values() if "reason" in row)
 
 
 def test_a_model_too_large_for_a_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +193,7 @@ def test_what_is_not_installed_is_told_in_the_table(tmp_path: Path, monkeypatch:
     result = bench_run(run, FEW, memory=False)
     told = bench_table(result)
     for row in result["rows"]:
-        assert ("reason" in row) == (row["runtime"] != "torch")
+        assert ("reason" in row) == (not row["runtime"].startswith("torch"))
         if "reason" in row:
             (line,) = (line for line in told.splitlines() if line.endswith(f": {row['reason']}"))
             assert line.startswith("plain, compact in ")
@@ -228,8 +229,8 @@ def test_a_runtime_whose_logits_are_others_is_an_error(tmp_path: Path, monkeypat
 
 def test_a_stream_whose_state_goes_wrong_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(c._Frames, "begin", lambda self: None)
-    with pytest.raises(InputError, match="compact/c: its logits differ"):
-        rows_of(compact_model(), tmp_path, ["torch", "c"])
+    with pytest.raises(InputError, match="compact/c-int8: its logits differ from those of whole clips"):
+        rows_of(compact_model(), tmp_path, ["torch", "c-int8"])
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,21 @@ from harvib.bench.runtimes.base import Prepared, Runtime, UnavailableError
 from harvib.bench.runtimes.c import C, CLoop
 from harvib.bench.runtimes.eager import Eager
 from harvib.bench.runtimes.onnx import Int8Dynamic, Int8Weights, Onnx
+from harvib.bench.runtimes.scripted import TorchScript
 from harvib.errors import InputError
 
 REFERENCE = "torch"
 
 RUNTIMES: dict[str, Runtime] = {
     REFERENCE: Eager(),
+    "torchscript": TorchScript(),
     "onnx": Onnx(),
     "onnx-int8": Int8Weights(),
     "onnx-int8-dynamic": Int8Dynamic(),
     "c": C(),
     "c-loop": CLoop(),
+    "c-int8": C("int8"),
+    "c-int8-loop": CLoop("int8"),
 }
 
 __all__ = ["REFERENCE", "RUNTIMES", "Prepared", "Runtime", "UnavailableError", "about", "chosen"]

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -72,8 +72,8 @@ class Prepared(ABC):
 class Runtime(ABC):
     """A way to run models. `title` names it in tables; `exact`: its logits are those of the Python model."""
 
-    title: ClassVar[str]
-    exact: ClassVar[bool] = True
+    title: str
+    exact: bool = True
 
     def require(self) -> None:  # noqa: B027 - most are always here
         """Raise UnavailableError where it cannot be had here."""

@@ -98,13 +98,17 @@ class Program:
         return function
 
 
-def build(model: Classifier, card: ModelCard, folder: Path, name: str) -> Program:
-    """Write, compile and load a model. Raises UnavailableError."""
+def build(model: Classifier, card: ModelCard, folder: Path, name: str, quantize: str = "none") -> Program:
+    """Write, compile and load a model, its weights stored as `harvib export --quantize` says.
+
+    Raises UnavailableError.
+    """
+    name = name if quantize == "none" else f"{name}_{quantize}"
     counted = model.parameter_counts()["total"]
     if counted > MOST:
         raise UnavailableError(f"{counted:,} parameters: beyond {MOST:,} a compiler takes too long")
     try:
-        files = to_c(compact_form(recurrent(model, "a C form")), card, name, f"{name}.h")
+        files = to_c(compact_form(recurrent(model, "a C form")), card, name, f"{name}.h", quantize)
     except InputError as error:
         raise UnavailableError(str(error).removeprefix("--format c: ")) from error
     source, header, driver = (folder / f"{name}{end}" for end in (".c", ".h", "-loop.c"))
@@ -290,9 +294,14 @@ def _at(values: Tensor) -> ctypes.c_void_p:
 
 
 class C(Runtime):
-    """A call a clip."""
+    """A call a clip; weights as floats, or in 8 bits."""
 
     title = "C"
+
+    def __init__(self, quantize: str = "none") -> None:
+        self._quantize = quantize
+        if quantize != "none":
+            self.title, self.exact = f"{self.title}, {quantize} weights", False
 
     def require(self) -> None:
         if compiler() is None:
@@ -300,7 +309,7 @@ class C(Runtime):
             raise UnavailableError(f"no C compiler (CC={asked})" if asked else "no C compiler (gcc or cc)")
 
     def prepare(self, model: Classifier, card: ModelCard, folder: Path, name: str) -> Prepared:
-        return _Called(build(model, card, folder, name))
+        return _Called(build(model, card, folder, name, self._quantize))
 
     def about(self) -> str:
         return told_compiler()
@@ -312,7 +321,7 @@ class CLoop(C):
     title = "C, in a loop of C"
 
     def prepare(self, model: Classifier, card: ModelCard, folder: Path, name: str) -> Prepared:
-        return _Looped(build(model, card, folder, name), macs_of(model, USUAL_STEPS))
+        return _Looped(build(model, card, folder, name, self._quantize), macs_of(model, USUAL_STEPS))
 
 
 def rounds(macs: int) -> int:
