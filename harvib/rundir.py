@@ -13,6 +13,7 @@ report.json            written last: where it stands, and does not say "interrup
 last/                  the state of an unfinished stage
 tensorboard/           the figures of metrics.csv for TensorBoard, where asked for
 *.onnx, quantize.json  the final model in 8 or 4 bits, and its figures, where `harvib quantize` was run
+manifest.json, README.md  of a folder that was pulled: its files with their hashes, the model card
 
 A fused run has config.json and report.json, and in a folder of its own the run of each stream.
 """

@@ -87,6 +87,9 @@ def _told(data: bytes, where: str) -> dict[str, str]:
                 return {}
             with archive.open(names[0]) as stream:
                 text = stream.read(_LARGEST)
+            # PyTorch does not look at the sums.
+            if (bad := archive.testzip()) is not None:
+                raise InputError(f"{where}: its {bad} is not what was written: file damaged")
         told = json.loads(text)
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{where}: not a readable TorchScript file: {error}") from error

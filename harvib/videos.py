@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from harvib.backbones import FILE, Backbone, Block, load_backbone, save_backbone
+from harvib.backbone_blocks import Block
+from harvib.backbones import FILE, Backbone, load_backbone, save_backbone
 from harvib.budget import target_of
 from harvib.data import load_parts, view_streams
 from harvib.devices import best_device

@@ -1,4 +1,4 @@
-"""Shared model folders as somebody else may have altered them, who makes the hashes anew."""
+"""Runs to share, and shared folders as somebody else may have altered them, who makes the hashes anew."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from harvib.bench import BenchSettings, bench_run
 from harvib.share.manifest import ModelFile, dump, parse
 
 MANIFEST = "manifest.json"
+
+
+def measured(run: Path) -> bytes:
+    """What bench.json holds after a quick `harvib bench` of a run."""
+    bench_run(run, BenchSettings(repeats=1))
+    return (run / "bench.json").read_bytes()
 
 
 def set_fields(shared: Path, **fields: Any) -> None:

@@ -23,7 +23,7 @@ from harvib.pretrained import pretrained
 KEPT = torch.tensor([0, 3, 4, 17, 40, 95])
 MODELS = (
     "test_efficientnet", "mobilenetv3_small_050", "mobilenetv4_conv_small_035", "test_resnet", "resnet10t",
-    "resnet26",
+    "resnet26", "regnetx_002", "regnety_002",
 )  # fmt: skip
 
 

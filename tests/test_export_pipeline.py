@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -148,6 +149,7 @@ def in_torch(made: Made, clips: list[np.ndarray]) -> np.ndarray:
     return np.asarray(model(features, lengths))
 
 
+@functools.cache
 def extractor(made: Made) -> Any:
     _, card = load_model(made.run / "model.safetensors")
     return extractor_of(card.recipe, made.kind.weights, "cpu")

@@ -130,7 +130,7 @@ def run_on(folder: Path, cache: Path, name: str = "run", **changes: Any) -> Path
 
 
 def test_normalised_rows_need_the_whole_backbone(tmp_path: Path) -> None:
-    made_up_cache(tmp_path / "cache.h5", dim=256, recipe=recipe())
+    made_up_cache(tmp_path / "cache.h5", dim=256, recipe=recipe(precision="bfloat16"))
     changes: dict[str, Any] = {
         "method": "vib",
         "normalize": True,
@@ -142,6 +142,7 @@ def test_normalised_rows_need_the_whole_backbone(tmp_path: Path) -> None:
     result = export(run, tmp_path / "n.onnx")
     assert result.exit_code == 0, result.output
     assert "256 of 256 features, picked at its end, for rows are normalised by the length of all" in result.stdout
+    assert "was trained on features computed in bfloat16; here they are in float32" in result.stdout
     backbone, (model, _) = backbone_for(run), load_model(run / "model.safetensors")
     assert model.spec.inputs <= 40
     frames, lengths = clips(2, 3, 64, 70), np.array([1, 3])
@@ -202,6 +203,10 @@ def test_runs_without_a_pipeline_are_refused_in_one_line(tmp_path: Path) -> None
     told["transform"]["crop_mode"] = "border"
     border = run_on(tmp_path, made_up_cache(tmp_path / "b.h5", dim=256, recipe=told), "border")
     assert_refused(export(border, tmp_path / "f.onnx"), "crop_mode border, which has no ONNX form here")
+    told = recipe()
+    told["transform"]["std"] = [0.2, 0.0, 0.4]
+    grey = run_on(tmp_path, made_up_cache(tmp_path / "g.h5", dim=256, recipe=told), "grey")
+    assert_refused(export(grey, tmp_path / "f.onnx"), "are not those of three colours")
     two = with_streams(cache, tmp_path / "two.h5", {"rgb": rows, "audio": rows}, recipe())
     joined = run_on(tmp_path, Path(f"{two}::rgb+audio"), "joined")
     assert_refused(export(joined, tmp_path / "f.onnx"), "joined streams (rgb+audio) has no one backbone")

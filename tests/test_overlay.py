@@ -205,3 +205,10 @@ def test_labels_of_any_length_and_script_are_drawn(tmp_path: Path) -> None:
 def test_the_encoders_are_those_of_this_build() -> None:
     assert any(name in av.codecs_available for name, _ in overlay._ENCODERS)
     assert os.fspath(overlay.overlay_path("x.mp4", [])) == "x.mp4"
+
+
+@pytest.mark.parametrize(("width", "height"), [(160, 120), (320, 240), (1920, 1080)])
+def test_half_of_a_picture_stays_free(width: int, height: int) -> None:
+    panel = Panel(width, height, 50)
+    assert panel.region[0].start >= height // 2
+    assert panel.region[0].stop == height

@@ -102,14 +102,32 @@ def test_a_run_ends_with_a_smaller_model_that_evaluates_as_reported(run: Path, c
     assert "recurrent</th>" not in text
 
 
+@pytest.mark.parametrize(("form", "name"), [("onnx", "x.onnx"), ("torchscript", "x.pt")])
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_an_exported_file_evaluates_as_the_run(
+    run: Path, cache: Path, tmp_path: Path, form: str, name: str, quantize: str
+) -> None:
+    out = tmp_path / name
+    words = ["--model", str(run), "--out", str(out), "--format", form, "--quantize", quantize]
+    told = CliRunner().invoke(main, ["export", *words])
+    assert told.exit_code == 0, told.output
+    arguments = ["--model", str(out), "--features", str(cache), "--split", TEST_SPLIT, "--device", "cpu", "--json"]
+    theirs = json.loads(CliRunner().invoke(main, ["evaluate", *arguments]).stdout)
+    accuracy = report_of(run)["compact"]["accuracy"]["test"]
+    # In 8 bits one clip of the 18 may go another way.
+    assert theirs["accuracy"] == pytest.approx(accuracy, abs=0.06 if quantize == "int8" else 1e-9)
+    assert theirs["parameters"]["total"] == report_of(run)["compact"]["parameters"]["total"]
+
+
 def test_what_cannot_be_exported_says_what_can(run: Path, cache: Path, tmp_path: Path) -> None:
-    where = ["--model", str(run), "--out", str(tmp_path / "x")]
-    told = CliRunner().invoke(main, ["export", *where, "--format", "onnx"])
+    where = ["--model", str(run), "--out", str(tmp_path / "x.c")]
+    told = CliRunner().invoke(main, ["export", *where, "--format", "c"])
     assert_refused(told, "not for a pooling model, only for lstm, gru, rnn")
-    assert f"{run / 'model.safetensors'} holds its weights, and `harvib.weights.load_model`" in told.output
+    assert "say --format onnx" in told.output
     told = CliRunner().invoke(main, ["quantize", *where, "--features", str(cache)])
     assert_refused(told, "quantising: not for a pooling model, only for lstm")
-    assert not (tmp_path / "x").exists()
+    assert "`harvib export --quantize int8` rounds its weights" in told.output
+    assert not (tmp_path / "x.c").exists()
 
 
 @pytest.mark.parametrize("stage", ["plain", "vib", "finetune"])

@@ -21,7 +21,7 @@ from onnx_models import CARD, KNOWN, LENGTHS, assert_close, padded, small_model,
 from rounded import rounded
 from small_runs import DIM, ODD_CLASSES, assert_refused, interrupt, small_run
 
-from harfeat.cache import open_cache
+from harfeat.cache import ClipRow, open_cache
 from harvib import quantize, weights
 from harvib.cli import main
 from harvib.data import load_parts
@@ -67,6 +67,47 @@ def test_no_weight_moves_by_more_than_half_a_step(rows: int, columns: int, seed:
     assert (np.abs(found.values() - weight) <= steps * 0.5001).all()
     # As many steps as are promised: no two rows share one, and in 4 bits no more than 32 columns.
     assert found.steps.shape == (rows, -(-columns // 32) if four else 1)
+
+
+@given(
+    rows=st.integers(1, 30),
+    columns=st.integers(2, 80),
+    decades=st.floats(0, 6),
+    seed=st.integers(0, 10_000),
+    four=st.booleans(),
+)
+def test_inputs_of_very_different_sizes_keep_their_digits(
+    rows: int, columns: int, decades: float, seed: int, four: bool
+) -> None:
+    """Weights are large where inputs are small, as a standardisation that is folded in leaves them."""
+    rng = np.random.default_rng(seed)
+    scales = 10.0 ** rng.uniform(-decades, decades, columns)
+    weight = (rng.uniform(0.5, 1, (rows, columns)) * rng.choice([-1, 1], (rows, columns)) * scales).astype(
+        np.float32
+    )
+    found = by_groups(weight) if four else by_rows(weight)
+    # Each weight keeps as many digits as if all inputs were alike.
+    error = np.abs(found.values() - weight) / np.abs(weight)
+    assert error.max() < (0.35 if four else 0.02)
+    assert found.halves == bool(found.halvings.max() > 0)
+    assert not by_rows(weight, alike=True).halves
+
+
+def other_units(rows: list[ClipRow], features: list[np.ndarray]) -> tuple[list[ClipRow], list[np.ndarray]]:
+    """The same features, each in a unit of its own."""
+    return rows, [values * 10.0 ** np.linspace(-3, 3, values.shape[1]) for values in features]
+
+
+def test_features_in_units_of_their_own_cost_no_accuracy(tmp_path: Path) -> None:
+    """With a step a row alone only the features of large numbers, which have small weights, would be lost."""
+    made_up_cache(tmp_path / "cache.h5", classes=ODD_CLASSES, dim=DIM, clips_a_group=6, change=other_units)
+    run = small_run(tmp_path)
+    told = quantize.quantize_run(run, tmp_path / "cache.h5", None, tmp_path / "out")
+    accuracy = told["float"]["accuracy"]["test"]
+    assert accuracy > 0.8
+    for name, figures in told["schemes"].items():
+        # One clip of 48 in 8 bits, three in 4.
+        assert figures["accuracy"]["test"] >= accuracy - (0.07 if "4" in name else 0.022), name
 
 
 @given(rows=st.integers(1, 5), columns=st.integers(1, 9), seed=st.integers(0, 1000))

@@ -14,20 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from caches import TEST_SPLIT, made_up_cache
 from click.testing import CliRunner, Result
 from frames import TINY, made_up_frames, weights_file
 from servers import file_server, s3_server
-from shared_models import MANIFEST, change_json
+from shared_models import MANIFEST, change_json, measured
 from small_runs import QUICK, assert_refused, small_run
 
 from harfeat.share import fetch as fetching
 from harfeat.share.fetch import TransferError
 from harfeat.share.store import StoreRemote
 from harvib import fusion, methods, videos
-from harvib.bench import BenchSettings, bench_run
 from harvib.cli import main
 from harvib.errors import InputError
 from harvib.evaluate import evaluate_run
@@ -84,6 +84,13 @@ def on_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def latency(made: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What bench.json of the pruned run holds."""
+    run = shutil.copytree(made / "run", tmp_path_factory.mktemp("bench") / "run")
+    return measured(run)
+
+
 @pytest.fixture
 def run(made: Path, tmp_path: Path) -> Path:
     """The pruned run, to be changed."""
@@ -96,8 +103,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HARFEAT_CACHE", str(tmp_path / "user-cache"))
 
 
-def test_a_model_comes_back_and_works(run: Path, made: Path, tmp_path: Path) -> None:
-    bench_run(run, BenchSettings(repeats=1))
+def test_a_model_comes_back_and_works(run: Path, made: Path, latency: bytes, tmp_path: Path) -> None:
+    (run / "bench.json").write_bytes(latency)
     shared, mine = tmp_path / "shared", tmp_path / "mine"
     pushed = push(run, str(shared))
     final = {"config.json", "report.json", "metrics.csv", "model.safetensors", "bench.json"}
@@ -116,7 +123,6 @@ def test_a_model_comes_back_and_works(run: Path, made: Path, tmp_path: Path) -> 
         assert command("export", "--model", folder, "--out", out).exit_code == 0
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     assert command("report", mine).exit_code == 0
-    assert_refused(command("bench", "--model", mine, "--repeats", 1), "plain.safetensors: no such model file")
     # The same command that made the run finds it finished.
     settings = TrainSettings(**QUICK)
     assert methods.train(made / "cache.h5", TEST_SPLIT, settings, mine, device=CPU) == RunFolder(run).report()
@@ -129,7 +135,7 @@ def test_everything_brings_the_plain_and_the_masked_model(run: Path, made: Path,
     assert {path.name for path in mine.glob("*.safetensors")} == {
         *("model.safetensors", "plain.safetensors", "masked.safetensors")
     }
-    assert command("bench", "--model", mine, "--repeats", 1).exit_code == 0
+    assert json.loads(measured(mine))["plain"]["parameters"] == 740
     settings = TrainSettings(**BRIEF)
     methods.train(made / "cache.h5", TEST_SPLIT, settings, tmp_path / "next", mine, CPU)
     assert (tmp_path / "next" / "plain.safetensors").read_bytes() == (run / "plain.safetensors").read_bytes()
@@ -160,7 +166,9 @@ def test_only_what_harvib_knows_is_sent(run: Path, tmp_path: Path) -> None:
     assert [note.partition(": ")[0] for note in notes] == [str(run / "odd name!.onnx"), str(run / "theirs.onnx")]
 
 
-def test_no_path_of_this_machine_leaves(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_path_of_this_machine_leaves(
+    made: Path, latency: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home" / "jörg & co"
     monkeypatch.setenv("HOME", str(home))
     shutil.copytree(made, home / "work")
@@ -171,7 +179,7 @@ def test_no_path_of_this_machine_leaves(made: Path, tmp_path: Path, monkeypatch:
     assert command("report", run).exit_code == 0
     push(run, str(tmp_path / "shared"))
     assert "<code>harvib bench --model RUN</code>" in (tmp_path / "shared" / "report.html").read_text()
-    bench_run(run, BenchSettings(repeats=1))
+    (run / "bench.json").write_bytes(latency)
     change_json(run / "bench.json", lambda value: value.update(command=f"harvib bench --model '{run}' --steps 5"))
     assert str(home) in (run / "report.html").read_text().replace("&amp;", "&")
     push(run, str(tmp_path / "shared"))
@@ -189,12 +197,12 @@ def test_no_path_of_this_machine_leaves(made: Path, tmp_path: Path, monkeypatch:
     assert not (tmp_path / "mine" / "report.html").exists(), "a stranger's page may hold programs"
     # What cannot be changed is not sent: the fingerprint is a hash of the recipe.
     change_json(run / "config.json", lambda value: value["recipe"].update(source=f"{home}/films"))
-    with pytest.raises(InputError, match=r"config\.json: names .*, a folder of this machine: not sent"):
+    with pytest.raises(InputError, match=r"config\.json: names .*, a folder of this machine, so nothing is sent"):
         push(run, str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
 
-def test_what_is_there_is_not_transferred_again(run: Path, tmp_path: Path) -> None:
+def test_what_is_there_is_not_transferred_again(run: Path, latency: bytes, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     push(run, str(shared), everything=True)
     before = {path: path.stat().st_mtime_ns for path in shared.glob("*.safetensors")}
@@ -205,7 +213,7 @@ def test_what_is_there_is_not_transferred_again(run: Path, tmp_path: Path) -> No
         shutil.copytree(tmp_path / "mine", tmp_path / "other", ignore=shutil.ignore_patterns(".*"))
         assert pull(server.url, tmp_path / "other").fetched_files == 0
         assert {name for name, _ in server.requests} <= {MANIFEST, "README.md"}
-    bench_run(run, BenchSettings(repeats=1))
+    (run / "bench.json").write_bytes(latency)
     again = push(run, str(shared), everything=True)
     assert again.sent_files == 1, "a figure more is no other model"
     assert pull(str(shared), tmp_path / "mine").fetched_files == 1
@@ -284,7 +292,8 @@ def test_a_killed_pull_goes_on_where_it_was(run: Path, made: Path, tmp_path: Pat
 def test_ctrl_c_ends_a_push_and_the_same_command_goes_on(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, sent = StoreRemote._send, []
+    send = StoreRemote._send
+    sent: list[str] = []
 
     def interrupted(self: StoreRemote, item: Any, *rest: Any) -> None:
         if len(sent) == 2:
@@ -303,7 +312,9 @@ def test_ctrl_c_ends_a_push_and_the_same_command_goes_on(
     assert not [*(tmp_path / "shared").glob(".*")]
 
 
-def test_another_model_is_replaced_only_when_told_to(run: Path, made: Path, fused: Path, tmp_path: Path) -> None:
+def test_another_model_is_replaced_only_when_told_to(
+    run: Path, made: Path, fused: Path, latency: bytes, tmp_path: Path
+) -> None:
     shared, mine = tmp_path / "shared", tmp_path / "mine"
     push(run, str(shared), everything=True)
     pull(str(shared), mine)
@@ -314,7 +325,7 @@ def test_another_model_is_replaced_only_when_told_to(run: Path, made: Path, fuse
     kept = {"config.json", "report.json", "metrics.csv", "model.safetensors"}
     streams = {f"{stream}/{name}" for stream in ("rgb", "flow") for name in kept}
     assert set(files_of(shared)) == {"config.json", "report.json"} | streams
-    bench_run(mine, BenchSettings(repeats=1))
+    (mine / "bench.json").write_bytes(latency)
     # Whoever had pulled the old one follows, and nothing of it is left to be taken for the new one's.
     assert pull(str(shared), mine).path == mine
     assert files_of(mine) == files_of(shared)
@@ -422,7 +433,7 @@ def test_a_fused_run_travels(fused: Path, tmp_path: Path) -> None:
     caches = [fused / "flow.h5", fused / "rgb.h5"]
     results = [evaluate_run(folder, caches, TEST_SPLIT, "test", CPU) for folder in (fused / "run", mine)]
     assert results[0] == results[1]
-    assert command("bench", "--model", mine, "--repeats", 1).exit_code == 0
+    assert "ratio" in json.loads(measured(mine))
     assert command("report", mine).exit_code == 0
     card = (tmp_path / "shared" / "README.md").read_text()
     assert "Stream flow:" in card
@@ -451,12 +462,32 @@ def test_quantised_files_travel_with_their_figures(run: Path, made: Path, tmp_pa
     told = json.loads((mine / "quantize.json").read_text())["schemes"]["int8-weights"]
     assert result["accuracy"] == told["accuracy"]["test"]
     assert "| int8-weights.onnx |" in (mine / "README.md").read_text()
+    # torch's exporter notes where in the machine's Python a node came from.
+    traced = onnx.load(run / "int8-weights.onnx")
+    traced.graph.node[0].doc_string = f"File {sys.prefix}/lib/python3/site-packages/x.py, line 3"
+    onnx.save(traced, run / "traced.onnx")
+    with pytest.raises(InputError, match=r"traced\.onnx: names .*, a folder of this machine, so nothing is sent"):
+        push(run, str(tmp_path / "other"))
+    (run / "traced.onnx").unlink()
     # Figures of an earlier model are no figures of this one.
     change_json(run / "quantize.json", lambda value: value.update(model="0" * 64))
     notes: list[str] = []
     push(run, str(tmp_path / "other"), tell=notes.append)
     assert "it is of an earlier model" in notes[0]
     assert not [*(tmp_path / "other").glob("*.onnx"), *(tmp_path / "other").glob("quantize.json")]
+
+
+def test_onnx_is_needed_by_nobody_who_does_not_use_it(
+    run: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize_run(run, made / "cache.h5", ["int8-weights"])
+    push(run, str(tmp_path / "shared"))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    mine = pull(str(tmp_path / "shared")).path
+    assert (mine / "int8-weights.onnx").read_bytes() == (run / "int8-weights.onnx").read_bytes()
+    notes: list[str] = []
+    push(run, str(tmp_path / "other"), tell=notes.append)
+    assert "int8-weights.onnx: left out: ONNX files need onnx and onnxruntime" in notes[0]
 
 
 def test_only_finished_runs_are_pushed(run: Path, fused: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from caches import CLASSES, TEST_SPLIT, made_up_cache, second_labels
 from click.testing import CliRunner
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
+from shared_models import measured
 from small_runs import ODD_CLASSES, QUICK, small_run
 
 from harfeat.commands import extract as extracting
@@ -23,7 +24,6 @@ from harfeat.sampling import SamplingSettings
 from harfeat.settings import ExtractSettings
 from harfeat.share import extract_command, fenced, plain
 from harvib import fusion, methods
-from harvib.bench import BenchSettings, bench_run
 from harvib.commands.train import train as train_command
 from harvib.settings import TrainSettings
 from harvib.share import push
@@ -42,7 +42,7 @@ HOSTILE = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pruned run, measured; tests must not change it."""
     path = small_run(tmp_path_factory.mktemp("made"), target_params=150)
-    bench_run(path, BenchSettings(repeats=1))
+    measured(path)
     return path
 
 
@@ -102,6 +102,7 @@ def test_the_tables_hold_the_figures_of_the_report(run: Path, tmp_path: Path) ->
     assert [rows[str(index)] for index in range(4)] == [[plain(name)] for name in ODD_CLASSES]
     manifest = json.loads((tmp_path / "shared" / "manifest.json").read_text())
     assert f"`{manifest['content']}`" in text
+    assert all(rows[plain(file["name"])] == [f"{file['bytes']:,}"] for file in manifest["files"])
 
 
 def test_the_code_on_the_card_runs(run: Path, tmp_path: Path) -> None:

@@ -16,11 +16,10 @@ from click.testing import CliRunner
 from frames import TINY, made_up_frames, weights_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shared_models import MANIFEST, change_json, change_tensors, resigned, set_fields
+from shared_models import MANIFEST, change_json, change_tensors, measured, resigned, set_fields
 from small_runs import QUICK, small_run
 
 from harvib import fusion, videos
-from harvib.bench import BenchSettings, bench_run
 from harvib.cli import main
 from harvib.errors import InputError
 from harvib.quantize.run import quantize_run
@@ -38,7 +37,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Shared folders: of a run with all that can be in it, of a fused run, and of one on videos."""
     folder = tmp_path_factory.mktemp("pushed")
     run = small_run(folder)
-    bench_run(run, BenchSettings(repeats=1))
+    measured(run)
     quantize_run(run, folder / "cache.h5", ["int8-weights"])
     for stream in ("rgb", "flow"):
         made_up_cache(folder / f"{stream}.h5", stream=stream, recipe=stream)
@@ -202,6 +201,10 @@ CONTENTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "model version 9; this program",
     ),
     "no spec": (tensors("model.safetensors", lambda t, m: m.pop("spec")), "'spec' is missing"),
+    "a name that commands the terminal": (
+        tensors("model.safetensors", lambda t, m: t.update({"a\n\x1b[31mred": first(t).clone()})),
+        "a\\n\\x1b[31mred is only in one of them",
+    ),
     "no such model": (tensors("model.safetensors", lambda t, m: m.update(format="x")), "not a harvib model"),
     "the plain model for the final": (
         lambda shared: shutil.copy(shared / "plain.safetensors", shared / "model.safetensors"),

@@ -91,8 +91,11 @@ def export_run(
     Raises InputError where there is no such model or format, or where `out` cannot be written.
     """
     _require_known(form, quantize)
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: " + ("is a folder" if out.is_dir() else "its folder does not exist"))
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: its folder does not exist")
+    if out.exists() and not out.is_file():
+        # Writing ends in a new name for the whole file, which would take the place of a device too.
+        raise InputError(f"--out {out}: is a {'folder' if out.is_dir() else 'device or the like'}")
     if model.is_dir() and (folder := RunFolder(model)).report_path.is_file() and not folder.is_finished():
         raise InputError(f"{model}: interrupted before its final model; repeat its command, then export")
     if with_backbone and form != "onnx":

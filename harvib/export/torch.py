@@ -202,6 +202,10 @@ def compact_form(model: Model) -> Model:
         # Open masks change nothing, and their compaction folds the standardisation into the weights.
         model = model.masked()
         freeze_masks(model, open_all=True)
+        small = compact(model.eval())
+        # Factors of open masks are one.
+        small.use_hard_scales()
+        return small
     return compact(model.eval())
 
 

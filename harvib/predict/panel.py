@@ -19,7 +19,7 @@ Row = tuple[str, float]
 
 
 class Panel:
-    """Draws on pictures of one size, in their lower left corner; as many rows as there is room for."""
+    """Draws on pictures of one size, in their lower left corner: as many rows as fit into half of it."""
 
     def __init__(self, width: int, height: int, rows: int) -> None:
         self.size = max(_SMALLEST, height // _SHARE)
@@ -27,7 +27,7 @@ class Panel:
         self._margin = round(0.5 * self.size)
         self._width = min(width, 22 * self.size)
         head = round(1.5 * self._line)
-        room = (height - head - self._margin) // self._line
+        room = (height // 2 - head - self._margin) // self._line
         self._rows = max(0, min(rows, room))
         self._head = head
         self._height = min(height, head + self._rows * self._line + self._margin)

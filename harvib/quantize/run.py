@@ -63,7 +63,8 @@ def quantize_run(
         _require_known(schemes)
     folder = _finished(run)
     model, card = load_model(folder.model)
-    small = compact_form(recurrent(model, f"{run}: quantising", "; `harvib bench` measures it in float32"))
+    instead = "; `harvib export --quantize int8` rounds its weights"
+    small = compact_form(recurrent(model, f"{run}: quantising", instead))
     chosen = _possible(small) if schemes is None else schemes
     where = out or run
     if where.exists() and not where.is_dir():

@@ -56,6 +56,8 @@ def model_card(folder: Path, manifest: ModelManifest, licence: str = UNKNOWN) ->
             table(("index", "class"), [(str(place), name) for place, name in enumerate(run.config["classes"])]),
             "## Limits\n",
             *_limits(run, parts),
+            "## Files\n",
+            table(("file", "bytes"), [(file.name, f"{file.bytes:,}") for file in manifest.files]),
             "## Identity\n",
             *_identity(run, parts, manifest),
             "## Licence\n",

@@ -30,6 +30,7 @@ from harvib.share.manifest import ModelManifest
 from harvib.share.names import CONFIG, METRICS, ONNX, QUANTIZE, REPORT, STAGES
 from harvib.weights import ModelCard, load_model, read_tensors
 
+_BLOCK = 1 << 20
 _DAMAGE = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
 """What reading JSON whose fields are missing, or are something else, raises."""
 
@@ -79,6 +80,15 @@ def check_onnx(path: Path) -> str:
     except InputError as error:
         return str(error).removeprefix(f"{path}: ")
     return ""
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _check_model(run: RunFolder, fingerprint: str) -> None:
@@ -163,7 +173,7 @@ def _check_figures(run: RunFolder) -> None:
     with damage_told(path):
         told = read_json(path)
         quantised_rows(told)
-        same = told["model"] == hashlib.sha256(run.model.read_bytes()).hexdigest()
+        same = told["model"] == sha256_of(run.model)
     if not same:
         raise InputError(f"{path}: is of another model: quantize again, or delete it")
 

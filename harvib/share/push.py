@@ -82,8 +82,11 @@ def ours() -> Iterator[None]:
 
 @contextmanager
 def told_of(folder: Path, where: Path | str) -> Iterator[None]:
-    """Errors of a folder that the user does not know, as of where it is from."""
+    """Errors of a folder that the user does not know, as of where it is from.
+
+    harfeat's error writes out what could break the one line: names in the files may be a stranger's.
+    """
     try:
         yield
     except InputError as error:
-        raise InputError(str(error).replace(str(folder), str(where))) from error
+        raise ShareError(str(error).replace(str(folder), str(where))) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,15 +10,13 @@ from harvib.errors import InputError
 from harvib.fusion import final_state
 from harvib.report.page import page
 from harvib.rundir import RunFolder, read_json, write_json
-from harvib.share.check import check_onnx, damage_told, quantised_rows
+from harvib.share.check import check_onnx, damage_told, quantised_rows, sha256_of
 from harvib.share.manifest import ModelFile, ModelManifest, StreamEntry
 from harvib.share.names import CONFIG, FINAL, ONNX, PAGE, QUANTIZE, STAGES, is_stream, limit_of, travels
 from harvib.share.paths import named_in, places, without_paths
 from harvib.weights import write_bytes
 
 Tell = Callable[[str], None]
-
-_BLOCK = 1 << 20
 
 
 def stage(run: Path, target: Path, everything: bool, tell: Tell) -> None:
@@ -47,7 +44,8 @@ def stage(run: Path, target: Path, everything: bool, tell: Tell) -> None:
     for path in sorted(target.rglob("*")):
         if path.suffix in (".json", ".csv", ".html", ONNX) and (place := named_in(path.read_bytes(), forbidden)):
             raise InputError(
-                f"{run / path.relative_to(target)}: names {place}, a folder of this machine: not sent"
+                f"{run / path.relative_to(target)}: names {place}, a folder of this machine, so nothing is sent; "
+                "move the file out of the run"
             )
 
 
@@ -118,15 +116,6 @@ def _stale(folder: RunFolder) -> set[str]:
         files = {file for _, file, *_ in quantised_rows(told)}
         current = told["model"] == sha256_of(folder.model)
     return set() if current else files
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hex."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _link(source: Path, place: Path) -> None:

@@ -56,6 +56,9 @@ def exported_pipeline(run: Path, out: Path, quantize: str, weights: str | None) 
         f"(N, {kept:,}), these to logits",
         _costs_told(backbone, len(files.backbone)),
     ]
+    precision = pipeline.recipe.get("precision", "float32")
+    if precision != "float32":
+        lines.append(f"the model was trained on features computed in {precision}; here they are in float32")
     if quantize != "none":
         lines.append(f"{quantize}: the model's weights; those of the backbone stay floats")
     return Exported(dict(zip(paths, files, strict=True)), "\n".join([*lines, found]))

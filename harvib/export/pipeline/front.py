@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ def _origin(run: Path, model: str, transform: Mapping[str, Any]) -> Origin:
         mean, std = (tuple(float(value) for value in transform[key]) for key in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{run}: its recipe does not tell the pictures' mean and std: {error!r}") from error
-    if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+    if len(mean) != 3 or len(std) != 3 or not all(map(isfinite, mean + std)) or min(std) <= 0:
         raise InputError(f"{run}: its recipe's mean {mean} and std {std} are not those of three colours")
     return Origin(model, mean, std)
 

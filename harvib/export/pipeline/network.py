@@ -46,7 +46,9 @@ def network_graph(module: nn.Module, height: int, width: int, name: str) -> onnx
     foreign = {node.domain for node in proto.graph.node} - {"", "ai.onnx"}
     opsets = {item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")}
     if foreign or proto.functions or opsets != {OPSET}:
-        raise InputError(f"{name}: torch writes this network with operators beyond ONNX's opset {OPSET}")
+        raise InputError(
+            f"{name}: torch writes this network with operators beyond ONNX's opset {OPSET}; update it"
+        )
     return proto.graph
 
 

@@ -3,6 +3,8 @@
 PyTorch means torch.export as the successor of this format and warns so. That takes no recurrence over a time of
 any length: of nn.LSTM too it makes as many steps as its example has (torch 2.14), so that
 harvib/export/executorch.py goes frame by frame.
+
+TorchScript reads annotations, so the modules here that hold what it compiles have them as objects, not as text.
 """
 
 from __future__ import annotations
