@@ -23,19 +23,21 @@ from harfeat.cache import ClipFeatures, ClipRow, Failure
 from harfeat.cache.fingerprint import differing_fields
 from harfeat.datasets import Clip
 from harfeat.datasets.scan import videos_below
-from harfeat.decode import DecodeError
+from harfeat.decode import ClipFrames, DecodeError, decode_pictures
 from harfeat.decode.linear import pictures, to_rgb
 from harfeat.decode.probe import MAX_PIXELS, check_size
 from harfeat.errors import InputError
 from harfeat.extraction import FrameModel, backbone_of, outcomes, recipe_of
+from harfeat.hashing import sha256_of_file
 from harfeat.preprocess import TransformConfig, prepare
-from harfeat.sampling import FLOW, SamplingSettings
+from harfeat.sampling import FLOW, SamplingError, SamplingSettings, plan
 from harfeat.settings import PIXELS, ExtractSettings
 from harfeat.weights import identity, load_backbone
 
 __all__ = [
     "MAX_PIXELS",
     "MAY_DIFFER",
+    "ClipFrames",
     "DecodeError",
     "ExtractedClip",
     "Extractor",
@@ -48,6 +50,7 @@ __all__ = [
     "network_of",
     "pictures",
     "prepare",
+    "raw_frames",
     "sampling_in",
     "settings_in",
     "to_rgb",
@@ -172,6 +175,29 @@ def network_of(recipe: Mapping[str, Any], weights: str | None = None) -> Any:
     if fields["model"] == PIXELS:
         raise InputError("its features are the frames themselves: there is no network")
     return _checked(recipe, weights)[0]
+
+
+def raw_frames(path: Path, sampling: SamplingSettings) -> ClipFrames:
+    """The frames (T, H, W, 3) that a rule's main stream takes of a video, decoded in this process.
+
+    FFmpeg can hang on a hostile file. Raises DecodeError.
+    """
+    chosen = np.zeros(0, np.int64)
+
+    def choose(count: int, fps: float) -> np.ndarray:
+        nonlocal chosen
+        chosen = plan(sampling.main, count, fps, digest)[0].indices
+        return chosen
+
+    try:
+        digest = sha256_of_file(path)
+        found = decode_pictures(path, choose, lambda _, frame: frame)
+    except SamplingError as error:
+        raise DecodeError(str(error)) from error
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror or error}") from error
+    frames = np.stack([found.kept[index] for index in chosen.tolist()])
+    return ClipFrames(frames, chosen, found.source_frames, found.fps, found.decoder, found.damaged)
 
 
 def settings_in(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from harvib.budget import target_of
 from harvib.classifier import Classifier
 from harvib.errors import InputError
 from harvib.frontier import CONFIDENCE, FIGURES, figures_of, grouped, settings_of
-from harvib.fusion import FusedClassifier
 from harvib.macs import COUNTED, macs_of
 from harvib.measure import ACCURACY, GAP
 from harvib.points import Point, Value, plain_settings
@@ -339,7 +338,7 @@ def _latency(out: Path, runs: Sequence[str], ground: Ground) -> dict[str, Any]:
         if found.get("settings") == dataclasses.asdict(settings) and found.get("files") == files:
             return found
     plain = plain_spec(TrainSettings(method="plain"), ground.features, ground.card)
-    models: dict[str, Classifier | FusedClassifier] = {REFERENCE: plain.build().eval()}
+    models: dict[str, Classifier] = {REFERENCE: plain.build().eval()}
     models |= {run: load_model(RunFolder(out / "runs" / run).model)[0] for run in runs}
     told = measure(models, REFERENCE, settings)
     result = {"reference": REFERENCE, "models": {name: told.pop(name) for name in models}, "files": files, **told}

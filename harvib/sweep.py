@@ -23,6 +23,7 @@ from tqdm import tqdm
 from harfeat.cache import CacheError
 from harvib import methods
 from harvib.bench import BenchSettings, bench_run, measured, medians, threads
+from harvib.bench.runtimes import REFERENCE
 from harvib.devices import device_of
 from harvib.errors import InputError
 from harvib.frontier import CONFIDENCE, FIGURES, figures_of, settings_of
@@ -85,7 +86,7 @@ def run_sweep(sweep: Sweep, points: Sequence[Point]) -> dict[str, Any]:
         for name in tqdm(finished, desc="latency", unit="run"):
             folder = sweep.out / "runs" / name
             if measured(folder) is None:
-                bench_run(folder, BenchSettings())
+                bench_run(folder, BenchSettings(), REFERENCE, memory=False)
     result = _figures(sweep, points, errors)
     write_json(sweep.out / "sweep.json", result)
     write_csv(sweep.out / "sweep.csv", result["runs"], _COLUMNS)

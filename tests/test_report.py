@@ -136,7 +136,7 @@ def test_latency_is_a_row_once_measured_and_a_hint_before(finished: Path, text: 
     before = Page(text)
     assert "ms per clip" not in before.text
     assert f"harvib bench --model {finished}" in before.text
-    result = bench_run(run, BenchSettings(steps=4, repeats=3))
+    result = bench_run(run, BenchSettings(steps=4, repeats=3), "torch", memory=False)
     after = Page(page([run]))
     shown = {name: values for name, *values in after.tables["results"]}
     medians = [result[state]["median_ms"] for state in ("plain", "compact")]
@@ -190,7 +190,7 @@ def test_command_prints_the_table_and_writes_the_page_where_asked(run: Path, tmp
     assert Page((run / "report.html").read_text(encoding="utf-8")).tables["results"]
     assert "ms/clip" not in result.stdout
     assert "harvib bench" in result.stdout
-    figures = bench_run(run, BenchSettings(steps=4, repeats=3))
+    figures = bench_run(run, BenchSettings(steps=4, repeats=3), "torch", memory=False)
     out = tmp_path / "elsewhere.html"
     result = CliRunner().invoke(main, ["report", str(run), "--out", str(out)])
     assert result.exit_code == 0, result.output

@@ -324,7 +324,7 @@ def test_other_methods_train_the_block_too(method: str, made: Path, tmp_path: Pa
 def test_latency_and_page_are_those_of_any_run(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    result = bench_run(run, BenchSettings(steps=3, repeats=2))
+    result = bench_run(run, BenchSettings(steps=3, repeats=2), memory=False)
     assert result["compact"]["parameters"] < result["plain"]["parameters"]
     figures = RunFolder(run).report()["backbone"]
     text = page([run])

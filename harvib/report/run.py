@@ -45,6 +45,7 @@ class Section:
     table: Sequence[tuple[str, Sequence[str]]]
     agreement: str
     latency: Sequence[str]
+    runtimes: Sequence[Sequence[str]]
     bench_command: str
     training: Sequence[Plot]
     masks: Sequence[Plot]
@@ -79,7 +80,8 @@ def section(run: Run, prefix: str = "") -> Section:
         lead=_lead(run),
         table=result_rows(run),
         agreement="" if compaction is None else f"{compaction['max_abs_difference']:.0e}",
-        latency=[] if run.latency is None else [bench.conditions(run.latency), run.latency["scope"]],
+        latency=[] if run.latency is None else bench.sentences(run.latency),
+        runtimes=bench.cells_of((run.latency or {}).get("rows", [])),
         bench_command=shlex.join(["harvib", "bench", "--model", str(run.path)]) if run.report else "",
         training=[*learning_plots(run.rows, prefix), *alive_plots(run.rows, prefix)],
         masks=mask_plots(folder, run.config.get("recipe") or {}, prefix) if folder.masked.is_file() else [],

@@ -61,6 +61,12 @@ def _backbone(figures: Mapping[str, Any]) -> str:
     )
 
 
+def milliseconds(value: float) -> str:
+    """With as many digits as a measurement of that size has."""
+    digits = 1 if value >= 100 else 3 if value >= 0.1 else 5
+    return f"{value:,.{digits}f}"
+
+
 def align(rows: list[list[str]]) -> str:
     """Columns of text: the first flush left, the others flush right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -1,0 +1,64 @@
+"""torch as harvib itself runs a model; all else is compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harvib.bench.runtimes.base import Prepared, Resident, Runtime, Shipped
+from harvib.bench.timing import Frames
+from harvib.classifier import Classifier
+from harvib.streaming import Stream, why_not
+from harvib.weights import ModelCard, save_model
+
+
+class _Eager(Prepared):
+    def __init__(self, model: Classifier, file: Path) -> None:
+        self._model = model
+        self.shipped = Shipped(file.stat().st_size, "safetensors")
+        self.resident = Resident("torch", {"file": str(file)})
+
+    def ready(self, features: Tensor, lengths: Tensor) -> Any:
+        return features, lengths
+
+    def clip(self, given: Any) -> Any:
+        return self._model(*given)
+
+    def logits(self, result: Any) -> Tensor:
+        found: Tensor = result
+        return found
+
+    def frames(self) -> Frames | None:
+        return None if why_not(self._model) else _Frames(Stream(self._model))
+
+
+class _Frames:
+    calls = 1
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.begin = stream.restart
+
+    def rows(self, clip: Any) -> Sequence[Any]:
+        return list(clip[0][0])
+
+    def see(self, row: Any) -> object:
+        return self._stream.see(row)[None]
+
+
+class Eager(Runtime):
+    """The model as it is."""
+
+    title = "torch"
+
+    def prepare(self, model: Classifier, card: ModelCard, folder: Path, name: str) -> Prepared:
+        file = folder / f"{name}.safetensors"
+        save_model(file, model, card)
+        return _Eager(model.eval(), file)
+
+    def about(self) -> str:
+        return f"torch {torch.__version__}"
