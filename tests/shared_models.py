@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 
 def measured(run: Path) -> bytes:
     """What bench.json holds after a quick `harvib bench` of a run."""
-    bench_run(run, BenchSettings(repeats=1))
+    bench_run(run, BenchSettings(repeats=1), "torch", memory=False)
     return (run / "bench.json").read_bytes()
 
 
