@@ -90,3 +90,36 @@ def test_ctrl_c_while_the_decoding_processes_start_leaves_no_traceback(tmp_path:
         [sys.executable, str(tmp_path / "starting.py")], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
+LATE = """
+import signal, sys, time
+from pathlib import Path
+
+if __name__ != "__main__":
+    # One worker starts at once and does all the work; the other is still starting, and for longer than the usual
+    # end of a worker takes.
+    try:
+        Path(sys.argv[1]).touch(exist_ok=False)
+    except FileExistsError:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(1.5)
+
+from harfeat.decode.pool import each_of
+
+if __name__ == "__main__":
+    print(list(each_of(int, [("1",), ("2",)], 2, 60.0)), flush=True)
+"""
+
+
+def test_a_worker_that_is_not_needed_any_more_ends_without_a_traceback(tmp_path: Path) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "first")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[1, 2]\n", "")
