@@ -125,7 +125,9 @@ def load_model(path: Path) -> tuple[Classifier, ModelCard]:
         raise InputError(f"{path}: {error} is missing from its metadata: file damaged") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: metadata cannot be understood: {error}") from error
-    if len(card.classes) != spec.classes or not all(isinstance(name, str) for name in card.classes):
+    if not all(isinstance(name, str) for name in card.classes):
+        raise InputError(f"{path}: its class names are not all texts: file damaged")
+    if len(card.classes) != spec.classes:
         raise InputError(f"{path}: {len(card.classes)} class names for {spec.classes} classes: file damaged")
     if card.widths and sum(card.widths) != spec.features:
         raise InputError(

@@ -390,10 +390,10 @@ def test_models_that_no_video_can_feed_are_refused(made: Path, tmp_path: Path) -
     cases: list[tuple[dict[str, Any], str]] = [
         ({"version": "2"}, "model version 2; this program reads up to 1: update it"),
         ({"classes": '["a", "b"]'}, "2 class names for 3 classes"),
-        ({"recipe": None}, "neither the model file nor a config.json beside it"),
+        ({"recipe": None}, "changed.safetensors: neither the model file nor a config.json beside it"),
         ({"recipe": '{"kind": "imported"}'}, "the recipe of its features is not the one of its fingerprint"),
         ({"stream": "rgb+audio", "widths": f"[{features - 1}, 1]"}, "reads the streams rgb+audio side by side"),
-        ({"stream": "rgb-view-1"}, "trained on the stream rgb-view-1"),
+        ({"stream": "rgb-view-1"}, "changed.safetensors: the model was trained on the stream rgb-view-1"),
     ]
     for other, told in cases:
         assert_refused(predict("--model", changed(**other), video), told)

@@ -236,6 +236,7 @@ def test_words_name_files_before_cameras(tmp_path: Path, monkeypatch: pytest.Mon
         (["x\0"], "no such file"),
         (["0", "1"], "stands alone"),
         ([], "name"),
+        ([""], "empty name"),
     ):
         with pytest.raises(InputError, match=told):
             inputs_of(words)

@@ -126,7 +126,7 @@ def test_a_saved_model_can_be_read_without_this_program(saved: Path) -> None:
         ("classes", "{", "metadata cannot be understood"),
         ("classes", "3", "metadata cannot be understood"),
         ("classes", '["hop"]', "1 class names for 3 classes"),
-        ("classes", "[1, 2, 3]", "3 class names for 3 classes"),
+        ("classes", "[1, 2, 3]", "class names are not all texts"),
         ("fingerprint", None, "'fingerprint' is missing"),
     ],
 )

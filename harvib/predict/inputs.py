@@ -52,6 +52,8 @@ def inputs_of(arguments: Sequence[str]) -> Files | Live:
     """
     if not arguments:
         raise InputError("name a video, a folder, a camera by its number, or - for standard input")
+    if "" in arguments:
+        raise InputError("an empty name: name a video, a folder, a camera by its number, or - for standard input")
     live = [found for argument in arguments if (found := _live(argument)) is not None]
     if live and len(arguments) > 1:
         raise InputError(f"{live[0].name}: a live source stands alone; name it in a command of its own")

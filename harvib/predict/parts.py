@@ -91,12 +91,13 @@ def opened(model: Path, weights: str | None, device: torch.device, batch: int) -
     if model.is_dir() and RunFolder(model).streams:
         fused, cards = load_fused(model)
         found = [
-            _part(model / name, fused.models[name], card, weights, device, batch) for name, card in cards.items()
+            _part(model / name, model / name, fused.models[name], card, weights, device, batch)
+            for name, card in cards.items()
         ]
         return Opened(tuple(found), tuple(fused.weights))
     file = model_file(model)
     network, card = load_onnx(file) if file.suffix == SUFFIX else load_model(file)
-    return Opened((_part(file.parent, network, card, weights, device, batch),))
+    return Opened((_part(model, file.parent, network, card, weights, device, batch),))
 
 
 def features_of(model: Classifier | OnnxClassifier) -> int:
@@ -105,6 +106,7 @@ def features_of(model: Classifier | OnnxClassifier) -> int:
 
 
 def _part(
+    where: Path,
     folder: Path,
     model: Classifier | OnnxClassifier,
     card: ModelCard,
@@ -112,20 +114,20 @@ def _part(
     device: torch.device,
     batch: int,
 ) -> Part:
-    """`folder` is where the model lies, with what belongs to it."""
+    """`where` is what errors name; `folder` is where the model lies, with what belongs to it."""
     from harfeat.extractor import extractor_of  # noqa: PLC0415 - timm takes a second to import
 
     if card.widths or MARK in card.stream:
         raise InputError(
-            f"{folder}: the model reads the streams {card.stream} side by side, and no video gives them; predict "
+            f"{where}: the model reads the streams {card.stream} side by side, and no video gives them; predict "
             "needs a model of the rgb or flow of a cache that harfeat extracted"
         )
-    card = replace(card, recipe=card.recipe or _told_beside(folder, card))
-    with ours(folder):
+    card = replace(card, recipe=card.recipe or _told_beside(where, folder, card))
+    with ours(where):
         extractor = extractor_of(card.recipe, weights, str(device), batch)
     if card.stream != extractor.sampling.stream:
         raise InputError(
-            f"{folder}: the model was trained on the stream {card.stream} of its cache, and a video gives "
+            f"{where}: the model was trained on the stream {card.stream} of its cache, and a video gives "
             f"{extractor.sampling.stream}"
         )
     found = Part(model.to(device).eval(), card, extractor, device)
@@ -133,7 +135,7 @@ def _part(
         found = replace(found, backbone=_backbone(folder, device))
     values = extractor.dim if found.backbone is None else len(found.backbone.block.kept)
     if values != found.features:
-        raise InputError(f"{folder}: a frame gives {values} values, the model was made for {found.features}")
+        raise InputError(f"{where}: a frame gives {values} values, the model was made for {found.features}")
     return found
 
 
@@ -148,13 +150,13 @@ def ours(where: Path) -> Iterator[None]:
         raise InputError(f"{where}: {error}") from error
 
 
-def _told_beside(folder: Path, card: ModelCard) -> dict[str, Any]:
+def _told_beside(where: Path, folder: Path, card: ModelCard) -> dict[str, Any]:
     """The recipe by the run's config.json, for a model file from before it was kept in the file."""
     path = folder / "config.json"
     recipe = read_json(path).get("recipe") if path.is_file() else None
     if not isinstance(recipe, dict) or fingerprint_of(recipe) != card.fingerprint:
         raise InputError(
-            f"{folder}: neither the model file nor a config.json beside it tells how its features "
+            f"{where}: neither the model file nor a config.json beside it tells how its features "
             f"({card.fingerprint[:12]}) are made; train it again, or name its run folder"
         )
     return recipe
