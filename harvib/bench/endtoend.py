@@ -29,7 +29,6 @@ from harvib.rundir import RunFolder
 FRAME = (240, 320)
 """Height and width of the random frames that stand for a video: those of UCF101."""
 ONNX = "onnx"
-PARTS = ("decode", "preprocess", "backbone", "classifier")
 _DECODE, _PREPARE = "decode", "preprocess"
 
 Figures = Mapping[str, float]
