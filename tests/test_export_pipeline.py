@@ -76,7 +76,7 @@ class Made:
     printed: str
 
     def session(self, part: str = "") -> Any:
-        return session_of(self.file(part).read_bytes())
+        return opened(self.file(part))
 
     def file(self, part: str = "") -> Path:
         return self.out.with_name(f"{self.out.stem}{part and '-'}{part}.onnx")
@@ -86,6 +86,11 @@ class Made:
         """The features that the run's model reads, by its own file."""
         model, _ = load_model(self.run / "model.safetensors")
         return list(model.selection.tolist())
+
+
+@functools.cache
+def opened(file: Path) -> Any:
+    return session_of(file)
 
 
 @pytest.fixture(scope="module")
