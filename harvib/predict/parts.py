@@ -22,7 +22,7 @@ from harvib.errors import InputError
 from harvib.filed import FileClassifier
 from harvib.fusion import load_fused
 from harvib.joined import MARK
-from harvib.modelfiles import load_any
+from harvib.modelfiles import features_of, load_any
 from harvib.recipes import of_frames, recipe_of
 from harvib.rundir import RunFolder, model_file
 from harvib.seen import seen_by
@@ -47,7 +47,7 @@ class Part:
     @property
     def features(self) -> int:
         """Values a row, as the model takes them."""
-        return self.model.features if isinstance(self.model, FileClassifier) else self.model.spec.features
+        return features_of(self.model)
 
     def numbers(self, rows: np.ndarray) -> Tensor:
         """Rows (T, ...) as the extractor gives them to what the model takes, (T, D) float32 on its device.
