@@ -105,10 +105,20 @@ def build(model: str, network: Any | None = None) -> Backbone:
     raise InputError(f"--backbone {model}: its last block cannot be trained and shrunk; supported are {SUPPORTED}")
 
 
-def whole(network: Any, features: int, origin: Origin) -> Backbone:
-    """A timm network of any family, which ends at so many features, in evaluation mode; nothing is rounded."""
-    backbone = Backbone(WholeTrunk(network), Picked(features), origin, rounds=False)
-    return backbone.eval().to(memory_format=torch.channels_last)
+def of_network(network: Any, origin: Origin, height: int, width: int) -> tuple[Backbone, str]:
+    """A timm network of any family for pictures of this size, in evaluation mode; nothing is rounded.
+
+    Also why its last block cannot shrink, "" where it can.
+    """
+    try:
+        found = build(origin.model, network)
+    except InputError:
+        with torch.inference_mode():
+            # timm's num_features is not it where layers stand behind the pooling.
+            features = network(torch.zeros(1, 3, height, width)).shape[1]
+        whole = Backbone(WholeTrunk(network), Picked(features), origin, rounds=False).eval()
+        return whole.to(memory_format=torch.channels_last), "its family has no last block that can shrink"
+    return Backbone(found.trunk, found.block, origin, rounds=False).eval(), ""
 
 
 def create(model: str, **options: Any) -> Any:

@@ -21,7 +21,7 @@ from harvib.fusion import load_fused
 from harvib.labels import require_labels
 from harvib.matching import Matched, first_difference, matched
 from harvib.metrics import Evaluation, evaluate
-from harvib.modelfiles import load_any
+from harvib.modelfiles import features_of, load_any
 from harvib.rundir import RunFolder, model_file
 from harvib.seen import SeenCache
 from harvib.source import Source, holds, opened, places_of, source_of
@@ -129,7 +129,7 @@ def _evaluation(
     with opened(source, card.stream) as (cache, stream):
         require_same_kind(source, cache, stream, card)
         dim = cache.dim(stream) if backbone is None else len(backbone.block.kept)
-        wanted = network.features if isinstance(network, FileClassifier) else network.spec.features
+        wanted = features_of(network)
         if dim != wanted:
             raise InputError(f"{source}: {dim} values a row, the model was made for {wanted}")
         chosen = places_of(cache, source.names)

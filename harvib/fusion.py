@@ -76,11 +76,11 @@ def load_fused(run: Path, state: str = "") -> tuple[FusedClassifier, dict[str, M
     state = state or final_state(report)
     if state not in report:
         raise InputError(f"{run}: it has no {state} model")
-    # The final one stands in one place whatever it is, and a folder that was pulled has that alone.
-    last = state == final_state(report)
-    read = {
-        name: load_model(stream.model if last else _file(stream, state)) for name, stream in folder.streams.items()
-    }
+    files = {name: _file(stream, state) for name, stream in folder.streams.items()}
+    if state == final_state(report):
+        # A folder that was pulled has its final models alone. An interrupted one may have a later one of a stream.
+        files = {name: file if file.is_file() else folder.streams[name].model for name, file in files.items()}
+    read = {name: load_model(file) for name, file in files.items()}
     models = {name: model for name, (model, _) in read.items()}
     weights = report[state].get("weights", {})
     if set(weights) != set(models) or not all(isinstance(value, float) for value in weights.values()):

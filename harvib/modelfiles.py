@@ -26,3 +26,8 @@ def load_any(path: Path) -> tuple[Classifier | FileClassifier, ModelCard]:
             f".safetensors, {' or '.join(READERS)}"
         )
     return READERS.get(path.suffix, load_model)(path)
+
+
+def features_of(model: Classifier | FileClassifier) -> int:
+    """Values a row D that a model takes."""
+    return model.features if isinstance(model, FileClassifier) else model.spec.features

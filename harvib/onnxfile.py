@@ -45,8 +45,6 @@ def load_onnx(path: Path) -> tuple[OnnxClassifier, ModelCard]:
 def read_onnx(data: bytes, where: str) -> tuple[OnnxClassifier, ModelCard]:
     """The same from the bytes of a file; `where` names it in errors."""
     proto, told = _parsed(data, where)
-    import onnxruntime  # noqa: PLC0415 - an extra
-
     if told.get("format", "").startswith("harvib-pipeline"):
         raise InputError(
             f"{where}: it begins at the frames of a video; name the run, or NAME-model.onnx beside it"
@@ -56,21 +54,29 @@ def read_onnx(data: bytes, where: str) -> tuple[OnnxClassifier, ModelCard]:
     if told.get("version") != str(VERSION):
         raise InputError(f"{where}: version {told.get('version')}; this program reads {VERSION}: update it")
     _require_plain(proto, where)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
     try:
         card = ModelCard.told(told)
         parameters = {str(kind): int(count) for kind, count in json.loads(told["parameters"]).items()}
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        shapes = {item.name: item.shape for item in (*session.get_inputs(), *session.get_outputs())}
+        opened = session(data)
+        shapes = {item.name: item.shape for item in (*opened.get_inputs(), *opened.get_outputs())}
         features, classes = shapes["features"][2], shapes["logits"][1]
         if type(features) is not int or classes != len(card.classes) or shapes["lengths"] != ["B"]:
             raise ValueError("its inputs and outputs do not fit its class names")
     except Exception as error:  # onnxruntime's errors have no common class but this
         raise InputError(f"{where}: cannot be understood: {str(error).splitlines()[0]}: file damaged") from error
-    return OnnxClassifier(session, features, classes, parameters), card
+    return OnnxClassifier(opened, features, classes, parameters), card
+
+
+def session(model: bytes | Path) -> Any:
+    """An ONNX file in onnxruntime, on the CPU, with torch's threads; its errors have no common class."""
+    import onnxruntime  # noqa: PLC0415 - an extra
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    # Errors are raised all the same.
+    options.log_severity_level = 3
+    source = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def read_metadata(path: Path) -> dict[str, str]:

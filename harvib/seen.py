@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from harfeat.cache import Cache, ClipFeatures
 from harvib.errors import InputError
+from harvib.recipes import of_frames
 
 _FRAMES = 64
 _SYNC_SECONDS = 20.0
@@ -28,7 +29,7 @@ _SYNC_SECONDS = 20.0
 def frame_size(cache: Cache, stream: str) -> tuple[int, int]:
     """Height and width of the frames of a stream. Raises InputError where its rows are something else."""
     size = cache.recipe.get("size")
-    if cache.recipe.get("model") != "pixels" or not (isinstance(size, list | tuple) and len(size) == 2):
+    if not of_frames(cache.recipe) or not (isinstance(size, list | tuple) and len(size) == 2):
         raise InputError(
             f"{cache.path}: holds features, not frames; make a cache of frames by "
             "`harfeat extract --model pixels --size 224x224`"

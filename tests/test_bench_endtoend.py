@@ -19,6 +19,7 @@ from small_runs import QUICK, assert_refused
 from torch import nn
 from videos import Recipe, make_video
 
+from harfeat.cache import fingerprint_of
 from harfeat.decode import decode_clip
 from harfeat.extractor import raw_frames
 from harfeat.pipeline import extract
@@ -264,9 +265,10 @@ def test_a_run_on_videos_has_a_backbone_that_has_shrunk_already(tmp_path: Path) 
 def test_runs_without_a_backbone_are_refused_in_one_line(run: Path, change: dict[str, Any], message: str) -> None:
     # As files of before models carried their recipe: config.json has it alone.
     model, card = load_model(run / "model.safetensors")
-    save_model(run / "model.safetensors", model, replace(card, recipe={}))
     config = RunFolder(run).config()
-    write_json(run / "config.json", config | {"recipe": config["recipe"] | change})
+    recipe = config["recipe"] | change
+    save_model(run / "model.safetensors", model, replace(card, recipe={}, fingerprint=fingerprint_of(recipe)))
+    write_json(run / "config.json", config | {"recipe": recipe})
     assert_refused(bench(run, "--backbones", ""), message)
 
 

@@ -189,7 +189,7 @@ def test_what_is_not_installed_is_told_in_the_table(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(onnx_runtime, "needs_onnx", missing)
     monkeypatch.setenv("CC", "no-such-compiler")
-    run = small_run(tmp_path)
+    run = small_run(tmp_path, plain_epochs=1, vib_epochs=1, finetune_epochs=1)
     result = bench_run(run, FEW, memory=False)
     told = bench_table(result)
     for row in result["rows"]:

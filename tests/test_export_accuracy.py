@@ -16,7 +16,7 @@ import export_accuracy
 
 
 def test_exported_files_are_evaluated_beside_their_models(tmp_path: Path) -> None:
-    runs = [small_run(tmp_path / "protocol", name=f"lstm-s{seed}", seed=seed) for seed in (0, 1)]
+    runs = [small_run(tmp_path / "protocol", name=f"lstm-s{seed}", seed=seed, vib_epochs=1) for seed in (0, 1)]
     (tmp_path / "protocol" / "empty").mkdir()
     cache, out = tmp_path / "protocol" / "cache.h5", tmp_path / "out.json"
     words = ["--features", str(cache), "--out", str(out), *map(str, runs), str(tmp_path / "protocol" / "empty")]

@@ -113,7 +113,7 @@ def exported(model: Path, out: Path, *arguments: str) -> Result:
 
 
 def test_the_command_writes_the_run(tmp_path: Path) -> None:
-    run, out = small_run(tmp_path), tmp_path / "m.pte"
+    run, out = small_run(tmp_path, plain_epochs=1, vib_epochs=1, finetune_epochs=1), tmp_path / "m.pte"
     result = exported(run, out)
     assert result.exit_code == 0, result.output
     assert f"{out}: ExecuTorch, one frame a call, a state of " in result.output

@@ -32,7 +32,8 @@ from harfeat.sampling import SamplingSettings
 from harfeat.settings import ExtractSettings
 from harvib import methods
 from harvib.cli import main
-from harvib.export.pipeline import backbone_for, check, files
+from harvib.export.pipeline import FrameBackbone, files, pipeline_of
+from harvib.onnxfile import session as session_of
 from harvib.settings import TrainSettings
 from harvib.weights import load_model
 
@@ -61,6 +62,10 @@ KINDS = {
 }
 
 
+def backbone_of(run: Path, weights: str | None = None) -> FrameBackbone:
+    return pipeline_of(run, weights).backbone
+
+
 @dataclass(frozen=True)
 class Made:
     """A run, the files that were exported of it, and what the command printed."""
@@ -71,7 +76,7 @@ class Made:
     printed: str
 
     def session(self, part: str = "") -> Any:
-        return check.session(self.file(part).read_bytes())
+        return opened(self.file(part))
 
     def file(self, part: str = "") -> Path:
         return self.out.with_name(f"{self.out.stem}{part and '-'}{part}.onnx")
@@ -81,6 +86,11 @@ class Made:
         """The features that the run's model reads, by its own file."""
         model, _ = load_model(self.run / "model.safetensors")
         return list(model.selection.tolist())
+
+
+@functools.cache
+def opened(file: Path) -> Any:
+    return session_of(file)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +240,7 @@ def test_the_last_layer_is_really_smaller(make: Callable[[str], Made], name: str
         assert kept in {len(value) for value in convolutions}
         if name == "lite0":  # no layer but the last has so many channels
             assert kind.features not in {len(value) for value in convolutions}
-    figures = backbone_for(made.run, kind.weights).costs
+    figures = backbone_of(made.run, kind.weights).costs
     gone = kind.features - kept
     # Normalisation has a scale and a shift, the convolution before it no bias.
     parameters = gone * (kind.row + (1 if name == "lite0" else 3))
@@ -247,12 +257,12 @@ def test_the_last_layer_is_really_smaller(make: Callable[[str], Made], name: str
 def test_a_family_that_cannot_shrink_says_so(make: Callable[[str], Made]) -> None:
     made = make("vit")
     assert f"{len(made.kept)} of 64 features, picked at its end, for its family has no last block" in made.printed
-    assert not backbone_for(made.run, "none").shrinks
+    assert not backbone_of(made.run, "none").shrinks
 
 
 @torch.inference_mode()
-def test_backbone_for_gives_both_networks(made: Made, shared_data: Path) -> None:
-    found = backbone_for(made.run, None if made.kind.size else made.kind.weights)
+def test_both_networks_give_the_features(made: Made, shared_data: Path) -> None:
+    found = backbone_of(made.run, None if made.kind.size else made.kind.weights)
     frames = decoded(shared_data / GENUINE[0])
     images = torch.from_numpy(found.preparation.pictures(frames))
     assert found.kept.tolist() == made.kept

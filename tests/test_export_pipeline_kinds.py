@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from harfeat.weights import load_backbone as load_network
 from harvib import fusion, methods, videos
 from harvib.backbones import load_backbone
 from harvib.cli import main
-from harvib.export.pipeline import backbone_for, check
+from harvib.export.pipeline import FrameBackbone, check, pipeline_of
+from harvib.onnxfile import session as session_of
 from harvib.settings import BackboneSettings, TrainSettings
 from harvib.source import Source
 from harvib.weights import load_model
@@ -35,6 +37,10 @@ CPU = torch.device("cpu")
 def export(run: Path, out: Path, *arguments: str) -> Any:
     words = ["export", "--model", str(run), "--format", "onnx", "--with-backbone", "--out", str(out), *arguments]
     return CliRunner().invoke(main, words)
+
+
+def backbone_of(run: Path, weights: str | None = None) -> FrameBackbone:
+    return pipeline_of(run, weights).backbone
 
 
 def clips(count: int, steps: int, height: int, width: int) -> np.ndarray:
@@ -78,7 +84,7 @@ def test_a_run_on_videos_brings_its_own_backbone(
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     features = load_backbone(on_videos)(images).view(2, 3, -1)
     wanted = model(features, torch.from_numpy(lengths)).numpy()
-    session = check.session(out.read_bytes())
+    session = session_of(out.read_bytes())
     (found,) = session.run(["logits"], {"frames": frames, "lengths": lengths})
     assert np.abs(found - wanted).max() <= 5e-3 * np.abs(wanted).max()
     assert session.get_modelmeta().custom_metadata_map["fingerprint"] == card.fingerprint
@@ -86,7 +92,7 @@ def test_a_run_on_videos_brings_its_own_backbone(
 
 @torch.inference_mode()
 def test_its_whole_backbone_is_that_of_its_plain_model(on_videos: Path) -> None:
-    found = backbone_for(on_videos)
+    found = backbone_of(on_videos)
     images = torch.from_numpy(clips(1, 4, HEIGHT, WIDTH)[0]).permute(0, 3, 1, 2)
     assert torch.equal(found.small(images), load_backbone(on_videos)(images))
     full = found.whole(images)
@@ -143,13 +149,13 @@ def test_normalised_rows_need_the_whole_backbone(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "256 of 256 features, picked at its end, for rows are normalised by the length of all" in result.stdout
     assert "was trained on features computed in bfloat16; here they are in float32" in result.stdout
-    backbone, (model, _) = backbone_for(run), load_model(run / "model.safetensors")
+    backbone, (model, _) = backbone_of(run), load_model(run / "model.safetensors")
     assert model.spec.inputs <= 40
     frames, lengths = clips(2, 3, 64, 70), np.array([1, 3])
     images = torch.from_numpy(backbone.preparation.pictures(frames.reshape(-1, 64, 70, 3)))
     with torch.inference_mode():
         wanted = model(backbone.whole(images).view(2, 3, -1), torch.from_numpy(lengths)).numpy()
-    session = check.session((tmp_path / "n.onnx").read_bytes())
+    session = session_of((tmp_path / "n.onnx").read_bytes())
     (found,) = session.run(["logits"], {"frames": frames, "lengths": lengths})
     assert np.abs(found - wanted).max() <= 5e-3 * np.abs(wanted).max()
 
@@ -157,9 +163,9 @@ def test_normalised_rows_need_the_whole_backbone(tmp_path: Path) -> None:
 def test_inputs_chosen_beforehand_shrink_the_backbone_of_a_plain_model(tmp_path: Path) -> None:
     made_up_cache(tmp_path / "cache.h5", dim=256, recipe=recipe())
     run = run_on(tmp_path, tmp_path / "cache.h5", select_inputs=10, standardize=False)
-    assert len(backbone_for(run).kept) == 10
+    assert len(backbone_of(run).kept) == 10
     network = lively(TINY)
-    gone = sum(weight.numel() for weight in network.parameters()) - backbone_for(run).costs["small"]["parameters"]
+    gone = sum(weight.numel() for weight in network.parameters()) - backbone_of(run).costs["small"]["parameters"]
     assert gone == 246 * 66
 
 
@@ -169,7 +175,7 @@ def test_the_recipes_own_mean_and_deviation_count(tmp_path: Path) -> None:
         told = recipe()
         told["transform"]["mean"] = mean
         made_up_cache(tmp_path / f"{name}.h5", dim=256, recipe=told)
-        backbone = backbone_for(run_on(tmp_path, tmp_path / f"{name}.h5", name))
+        backbone = backbone_of(run_on(tmp_path, tmp_path / f"{name}.h5", name))
         found.append(backbone.small(torch.full((1, 3, 64, 64), 99, dtype=torch.uint8)))
     assert not torch.allclose(found[0], found[1], rtol=1e-3)
 
@@ -184,15 +190,15 @@ def without_recipe(run: Path) -> None:
 
 def test_of_an_older_model_file_the_runs_config_tells_the_recipe(tmp_path: Path) -> None:
     run = run_on(tmp_path, made_up_cache(tmp_path / "cache.h5", dim=256, recipe=recipe()))
-    wanted = backbone_for(run)
+    wanted = backbone_of(run)
     without_recipe(run)
-    assert backbone_for(run).preparation == wanted.preparation
-    assert_refused(export(run / "model.safetensors", tmp_path / "f.onnx"), "(kind None)")
+    assert backbone_of(run).preparation == wanted.preparation
+    assert backbone_of(run / "model.safetensors").preparation == wanted.preparation
+    alone = Path(shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors"))
+    assert_refused(export(alone, tmp_path / "f.onnx"), "(kind None)")
     config = run / "config.json"
     config.write_text(config.read_text().replace('"bicubic"', '"bilinear"'))
-    assert_refused(
-        export(run, tmp_path / "f.onnx"), "the recipe in config.json is not that of the model's features"
-    )
+    assert_refused(export(run, tmp_path / "f.onnx"), "config.json: its recipe is not that of the model's features")
 
 
 def test_runs_without_a_pipeline_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -224,11 +230,11 @@ def test_a_model_that_pools_frames_has_a_pipeline_too(tmp_path: Path) -> None:
     run = run_on(tmp_path, cache, **changes)
     result = export(run, tmp_path / "p.onnx")
     assert result.exit_code == 0, result.output
-    backbone, (model, _) = backbone_for(run), load_model(run / "model.safetensors")
+    backbone, (model, _) = backbone_of(run), load_model(run / "model.safetensors")
     frames, lengths = clips(2, 3, 70, 90), np.array([3, 1])
     images = torch.from_numpy(backbone.preparation.pictures(frames.reshape(-1, 70, 90, 3)))
     with torch.inference_mode():
         wanted = model(backbone.whole(images).view(2, 3, -1), torch.from_numpy(lengths)).numpy()
-    session = check.session((tmp_path / "p.onnx").read_bytes())
+    session = session_of((tmp_path / "p.onnx").read_bytes())
     (found,) = session.run(["logits"], {"frames": frames, "lengths": lengths})
     assert np.abs(found - wanted).max() <= 2e-2 * np.abs(wanted).max()

@@ -33,7 +33,7 @@ from harvib import fusion, methods, videos
 from harvib.backbones import load_backbone
 from harvib.evaluate import evaluate_run
 from harvib.export import export_run
-from harvib.onnxfile import load_onnx
+from harvib.modelfiles import load_any
 from harvib.predict import Prediction, Predictor, top
 from harvib.predict.inputs import Files, inputs_of
 from harvib.settings import BackboneSettings, TrainSettings
@@ -179,10 +179,12 @@ def test_every_line_of_a_stream_is_the_prediction_so_far(made: Path, tmp_path: P
 def test_models_that_see_whole_clips_stream_too(made: Path, tmp_path: Path) -> None:
     both = make_model(made / "cache.h5", tmp_path / "both.safetensors", shape=((5, 5),))
     one = make_model(made / "cache.h5", tmp_path / "one.safetensors")
-    export_run(one, "onnx", tmp_path / "one.onnx")
-    assert load_onnx(tmp_path / "one.onnx")[1].recipe == load_model(one)[1].recipe
+    exported = [tmp_path / "one.onnx", tmp_path / "one.pt"]
+    for file, form in zip(exported, ("onnx", "torchscript"), strict=True):
+        export_run(one, form, file)
+        assert load_any(file)[1].recipe == load_model(one)[1].recipe
     video = made / "videos" / "sit" / "g0_sit.avi"
-    for model, reference in ((both, both), (tmp_path / "one.onnx", tmp_path / "one.safetensors")):
+    for model, reference in ((both, both), *((file, one) for file in exported)):
         whole = lines_of(predict("--model", model, "--json", video).stdout)[0]
         theirs = wanted_of(reference, made / "cache.h5")["sit/g0_sit.avi"]
         np.testing.assert_allclose(shares(whole), theirs, atol=1e-5)
@@ -427,6 +429,9 @@ def test_a_model_file_from_before_recipes_reads_its_runs_config(made: Path, tmp_
     save_file(tensors, old / "model.safetensors", metadata)
     for name in (old, old / "model.safetensors"):
         assert predict("--model", name, "--json", video).stdout == now.stdout != ""
+    config = old / "config.json"
+    config.write_text(config.read_text().replace('"test_vit"', '"test_vit2"'))
+    assert_refused(predict("--model", old, video), f"{config}: its recipe is not that of the model's features")
     shutil.copy(old / "model.safetensors", tmp_path / "alone.safetensors")
     assert_refused(predict("--model", tmp_path / "alone.safetensors", video), "config.json beside it")
 

@@ -4,6 +4,7 @@ What is not about caches is for others too: a `Kind` of content, `publish` and `
 """
 
 from harfeat.errors import InputError
+from harfeat.hashing import sha256_of_file
 from harfeat.share.extracting import extract_command
 from harfeat.share.kinds import Kind, Listing
 from harfeat.share.markdown import fenced, flat, plain, table
@@ -32,5 +33,6 @@ __all__ = [
     "pull",
     "push",
     "receive",
+    "sha256_of_file",
     "table",
 ]

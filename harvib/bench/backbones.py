@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from harvib.backbones import Backbone, Origin, build, create, load_backbone, whole
+from harvib.backbones import Backbone, Origin, build, create, load_backbone, of_network
 from harvib.bench.subject import Subject
 from harvib.errors import InputError
-from harvib.export.pipeline.preparation import Preparation, preparation_of
+from harvib.export.pipeline.preparation import Preparation, preparation_of, resized_whole
+from harvib.onnxfile import session
+from harvib.recipes import of_frames, recipe_of
 from harvib.rundir import RunFolder
-
-PIXELS = "pixels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,28 +41,19 @@ class Timed:
         return {"whole": self.whole} | ({} if self.small is None else {"small": self.small})
 
 
-def recipe_of(folder: RunFolder, subject: Subject) -> dict[str, Any]:
-    """What made the features of a model of one stream; empty where nothing tells."""
-    ((_, card),) = subject.parts.values()
-    if not card.recipe and (folder.path / "config.json").is_file():
-        # Model files of earlier versions do not hold it.
-        return dict(folder.config().get("recipe") or {})
-    return dict(card.recipe)
-
-
 def of_run(folder: RunFolder, subjects: Sequence[Subject], asked: str) -> Timed:
     """The backbone of a run, or the one of timm that is `asked` for. Raises InputError where there is none."""
     subject = subjects[-1]
     if len(subject.parts) > 1:
         names = " or ".join(str(stream.path) for stream in folder.streams.values())
         raise InputError(f"{folder.path}: --with-backbone: a fused run has several backbones: name {names}")
-    ((model, _),) = subject.parts.values()
-    recipe, kept = recipe_of(folder, subject), _kept(model, subject.name)
+    ((model, card),) = subject.parts.values()
+    recipe, kept = recipe_of(folder.path, card), _kept(model, subject.name)
     if folder.backbone.is_file() and not asked:
         return _trained(folder, recipe)
     if asked:
         return of_timm(asked, kept)
-    if recipe.get("kind") != "video" or "flow" in recipe or recipe.get("model") == PIXELS:
+    if recipe.get("kind") != "video" or "flow" in recipe or of_frames(recipe):
         told = "are optical flow" if "flow" in recipe else "are not those of a timm backbone that its cache names"
         raise InputError(
             f"{folder.path}: --with-backbone: its features {told}; say --backbone NAME to time one all the same"
@@ -87,13 +77,7 @@ def of_timm(name: str, kept: Tensor | None = None, preparation: Preparation | No
         told = {key: config[key] for key in ("interpolation", "crop_pct", "crop_mode")}
         preparation = preparation_of(told | size, f"--backbones {name}")
     origin = Origin(name, tuple(map(float, config["mean"])), tuple(map(float, config["std"])))
-    why = ""
-    try:
-        found = build(name, network)
-        full = Backbone(found.trunk, found.block, origin, rounds=False).eval()
-    except InputError:
-        full = whole(network, int(network.num_features), origin)
-        why = "its family has no last block that can shrink"
+    full, why = of_network(network, origin, *preparation.size)
     return _timed(full, preparation, kept, why)
 
 
@@ -108,11 +92,9 @@ def _timed(full: Backbone, preparation: Preparation, kept: Tensor | None, why: s
 def _trained(folder: RunFolder, recipe: Mapping[str, Any]) -> Timed:
     """The backbone of a run on videos, which has shrunk already; as a whole it is timm's."""
     small = load_backbone(folder.path)
-    width, height = recipe.get("size") or (0, 0)
-    told = {"input_size": (height, width), "crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}
-    preparation = preparation_of(told, str(folder.path))
+    preparation = resized_whole(recipe, str(folder.path))
     full = build(small.origin.model)
-    costs = {"whole": full.costs(height, width), "small": small.costs(height, width)}
+    costs = {"whole": full.costs(*preparation.size), "small": small.costs(*preparation.size)}
     return Timed(small.origin.model, preparation, full, small, costs)
 
 
@@ -130,7 +112,6 @@ def in_onnxruntime(module: nn.Module, preparation: Preparation, name: str) -> Ca
 
     Raises InputError where torch cannot write it as ONNX.
     """
-    import onnxruntime  # noqa: PLC0415 - an extra
     from onnx import helper  # noqa: PLC0415 - an extra
 
     from harvib.export.graph import IR, OPSET  # noqa: PLC0415 - an extra
@@ -138,8 +119,5 @@ def in_onnxruntime(module: nn.Module, preparation: Preparation, name: str) -> Ca
 
     graph = network_graph(module, *preparation.size, name)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})[0]
+    opened = session(proto.SerializeToString())
+    return lambda images: opened.run(None, {"images": images})[0]

@@ -17,18 +17,18 @@ import torch
 
 from harfeat.extractor import ClipFrames, DecodeError, raw_frames, sampling_in
 from harfeat.extractor import InputError as ExtractorError
-from harvib.bench.backbones import Timed, in_onnxruntime, of_run, of_timm, recipe_of
+from harvib.bench.backbones import Timed, in_onnxruntime, of_run, of_timm
 from harvib.bench.runtimes import REFERENCE
 from harvib.bench.settings import BenchSettings, EndToEnd
 from harvib.bench.subject import Subject
 from harvib.bench.timing import interleaved, per_clip, threads
 from harvib.errors import InputError
+from harvib.recipes import recipe_of
 from harvib.rundir import RunFolder
 
 FRAME = (240, 320)
 """Height and width of the random frames that stand for a video: those of UCF101."""
 ONNX = "onnx"
-PARTS = ("decode", "preprocess", "backbone", "classifier")
 _DECODE, _PREPARE = "decode", "preprocess"
 
 Figures = Mapping[str, float]
@@ -44,7 +44,8 @@ class EndToEndBench:
         self._video: ClipFrames | None = None
         if asked.video is not None:
             try:
-                self._sampling = sampling_in(recipe_of(folder, subjects[-1]))
+                ((_, card),) = subjects[-1].parts.values()
+                self._sampling = sampling_in(recipe_of(folder.path, card))
             except ExtractorError as error:
                 raise InputError(f"--video {asked.video}: {error}") from error
             self._video = self._decode()

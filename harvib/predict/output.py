@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from harvib.errors import printable
 from harvib.predict.results import Failed, Prediction, Step, top
 
 Echo = Callable[[str], Any]
@@ -84,11 +85,6 @@ class Json(Output):
 
     def _told(self, probabilities: np.ndarray) -> list[dict[str, Any]]:
         return [{"label": label, "probability": share} for label, share in self.top(probabilities)]
-
-
-def printable(text: str) -> str:
-    """The text with line ends, escape codes and bytes that are no UTF-8 written out: names are strangers'."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def _number(value: float) -> float | None:

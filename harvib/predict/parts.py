@@ -10,23 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harfeat.cache import fingerprint_of
 from harvib.classifier import Classifier
 from harvib.data import PIXELS, as_numbers
 from harvib.errors import InputError
+from harvib.filed import FileClassifier
 from harvib.fusion import load_fused
 from harvib.joined import MARK
-from harvib.onnxfile import SUFFIX, OnnxClassifier, load_onnx
-from harvib.rundir import RunFolder, model_file, read_json
+from harvib.modelfiles import features_of, load_any
+from harvib.recipes import of_frames, recipe_of
+from harvib.rundir import RunFolder, model_file
 from harvib.seen import seen_by
 from harvib.streaming import Running, running
-from harvib.weights import ModelCard, load_model
+from harvib.weights import ModelCard
 
 if TYPE_CHECKING:
     from harfeat.extractor import Extractor
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 class Part:
     """One stream of a model. `backbone`, of a run on videos, makes features of the extractor's frames."""
 
-    model: Classifier | OnnxClassifier
+    model: Classifier | FileClassifier
     card: ModelCard
     extractor: Extractor
     device: torch.device
@@ -84,7 +85,7 @@ class Opened:
 
 
 def opened(model: Path, weights: str | None, device: torch.device, batch: int) -> Opened:
-    """A run folder, of one stream or fused, or a model file, ONNX among them.
+    """A run folder, of one stream or fused, or a file of a model as `load_any` reads it.
 
     Raises InputError: it cannot be read, or its features cannot be made of a video here.
     """
@@ -96,19 +97,14 @@ def opened(model: Path, weights: str | None, device: torch.device, batch: int) -
         ]
         return Opened(tuple(found), tuple(fused.weights))
     file = model_file(model)
-    network, card = load_onnx(file) if file.suffix == SUFFIX else load_model(file)
+    network, card = load_any(file)
     return Opened((_part(model, file.parent, network, card, weights, device, batch),))
-
-
-def features_of(model: Classifier | OnnxClassifier) -> int:
-    """Values a row that a model takes."""
-    return model.features if isinstance(model, OnnxClassifier) else model.spec.features
 
 
 def _part(
     where: Path,
     folder: Path,
-    model: Classifier | OnnxClassifier,
+    model: Classifier | FileClassifier,
     card: ModelCard,
     weights: str | None,
     device: torch.device,
@@ -122,7 +118,13 @@ def _part(
             f"{where}: the model reads the streams {card.stream} side by side, and no video gives them; predict "
             "needs a model of the rgb or flow of a cache that harfeat extracted"
         )
-    card = replace(card, recipe=card.recipe or _told_beside(where, folder, card))
+    recipe = recipe_of(folder, card)
+    if not recipe:
+        raise InputError(
+            f"{where}: neither the model file nor a config.json beside it tells how its features "
+            f"({card.fingerprint[:12]}) are made; train it again, or name its run folder"
+        )
+    card = replace(card, recipe=recipe)
     with ours(where):
         extractor = extractor_of(card.recipe, weights, str(device), batch)
     if card.stream != extractor.sampling.stream:
@@ -131,7 +133,7 @@ def _part(
             f"{extractor.sampling.stream}"
         )
     found = Part(model.to(device).eval(), card, extractor, device)
-    if extractor.dim != found.features and card.recipe.get("model") == "pixels":
+    if extractor.dim != found.features and of_frames(card.recipe):
         found = replace(found, backbone=_backbone(folder, device))
     values = extractor.dim if found.backbone is None else len(found.backbone.block.kept)
     if values != found.features:
@@ -148,18 +150,6 @@ def ours(where: Path) -> Iterator[None]:
         yield
     except ExtractorError as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def _told_beside(where: Path, folder: Path, card: ModelCard) -> dict[str, Any]:
-    """The recipe by the run's config.json, for a model file from before it was kept in the file."""
-    path = folder / "config.json"
-    recipe = read_json(path).get("recipe") if path.is_file() else None
-    if not isinstance(recipe, dict) or fingerprint_of(recipe) != card.fingerprint:
-        raise InputError(
-            f"{where}: neither the model file nor a config.json beside it tells how its features "
-            f"({card.fingerprint[:12]}) are made; train it again, or name its run folder"
-        )
-    return recipe
 
 
 def _backbone(folder: Path, device: torch.device) -> Backbone:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harvib.classifier import Classifier
+from harvib.recipes import of_frames
 from harvib.report.plots import pictures_plot
 
 _CHANNELS = ("red", "green", "blue")
@@ -46,7 +47,7 @@ def kept_pixels(masked: Classifier, recipe: Mapping[str, Any]) -> KeptPixels | N
     `recipe` is that of the cache it was trained on.
     """
     size = recipe.get("size")
-    if recipe.get("model") != "pixels" or masked.input_mask is None:
+    if not of_frames(recipe) or masked.input_mask is None:
         return None
     if not isinstance(size, (list, tuple)) or len(size) != 2 or size[0] * size[1] * 3 != masked.spec.features:
         return None

@@ -6,13 +6,13 @@ A push looks before it sends, a pull before it says where the model is.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harfeat.cache import fingerprint_of
+from harfeat.share import sha256_of_file
 from harvib import bench
 from harvib.classifier import Classifier
 from harvib.errors import InputError
@@ -30,7 +30,6 @@ from harvib.share.manifest import ModelManifest
 from harvib.share.names import CONFIG, METRICS, ONNX, QUANTIZE, REPORT, STAGES
 from harvib.weights import ModelCard, load_model, read_tensors
 
-_BLOCK = 1 << 20
 _DAMAGE = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
 """What reading JSON whose fields are missing, or are something else, raises."""
 
@@ -80,15 +79,6 @@ def check_onnx(path: Path) -> str:
     except InputError as error:
         return str(error).removeprefix(f"{path}: ")
     return ""
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hex."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_model(run: RunFolder, fingerprint: str) -> None:
@@ -173,7 +163,7 @@ def _check_figures(run: RunFolder) -> None:
     with damage_told(path):
         told = read_json(path)
         quantised_rows(told)
-        same = told["model"] == sha256_of(run.model)
+        same = told["model"] == sha256_of_file(run.model)
     if not same:
         raise InputError(f"{path}: is of another model: quantize again, or delete it")
 

@@ -82,11 +82,8 @@ def ours() -> Iterator[None]:
 
 @contextmanager
 def told_of(folder: Path, where: Path | str) -> Iterator[None]:
-    """Errors of a folder that the user does not know, as of where it is from.
-
-    harfeat's error writes out what could break the one line: names in the files may be a stranger's.
-    """
+    """Errors of a folder that the user does not know, as of where it is from."""
     try:
         yield
     except InputError as error:
-        raise ShareError(str(error).replace(str(folder), str(where))) from error
+        raise InputError(str(error).replace(str(folder), str(where))) from error

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harfeat.share import sha256_of_file
 from harvib.errors import InputError
 from harvib.fusion import final_state
 from harvib.report.page import page
 from harvib.rundir import RunFolder, read_json, write_json
-from harvib.share.check import check_onnx, damage_told, quantised_rows, sha256_of
+from harvib.share.check import check_onnx, damage_told, quantised_rows
 from harvib.share.manifest import ModelFile, ModelManifest, StreamEntry
 from harvib.share.names import CONFIG, FINAL, ONNX, PAGE, QUANTIZE, STAGES, is_stream, limit_of, travels
 from harvib.share.paths import named_in, places, without_paths
@@ -53,7 +54,7 @@ def manifest_of(folder: Path) -> ModelManifest:
     """The manifest of a folder that `stage` has laid out and `check_run` has found whole."""
     run = RunFolder(folder)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = tuple(ModelFile(name, (folder / name).stat().st_size, sha256_of(folder / name)) for name in names)
+    files = tuple(ModelFile(name, (folder / name).stat().st_size, sha256_of_file(folder / name)) for name in names)
     for file in files:
         if file.bytes > limit_of(file.name):
             raise InputError(f"{file.name}: {file.bytes:,} bytes, at most {limit_of(file.name):,} are taken")
@@ -114,7 +115,7 @@ def _stale(folder: RunFolder) -> set[str]:
     with damage_told(path):
         told = read_json(path)
         files = {file for _, file, *_ in quantised_rows(told)}
-        current = told["model"] == sha256_of(folder.model)
+        current = told["model"] == sha256_of_file(folder.model)
     return set() if current else files
 
 

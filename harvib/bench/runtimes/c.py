@@ -30,7 +30,7 @@ from harvib.macs import Macs, macs_of
 from harvib.models import recurrent
 from harvib.weights import ModelCard
 
-FLAGS = ("-std=c99", "-O2", "-fPIC")
+FLAGS = ("-std=c99", "-O3", "-fPIC")
 MOST = 8_000_000
 """Parameters of the largest model that is written as C here: a compiler takes 230 bytes of memory for each."""
 MOST_ROUNDS, WORK = 64, 4_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harvib.bench.runtimes.base import Prepared, Resident, Runtime, Shipped
 from harvib.bench.timing import Frames
@@ -16,11 +16,11 @@ from harvib.streaming import Stream, why_not
 from harvib.weights import ModelCard, save_model
 
 
-class _Eager(Prepared):
-    def __init__(self, model: Classifier, file: Path) -> None:
-        self._model = model
-        self.shipped = Shipped(file.stat().st_size, "safetensors")
-        self.resident = Resident("torch", {"file": str(file)})
+class InTorch(Prepared):
+    """A module that takes features and lengths as they are."""
+
+    def __init__(self, model: nn.Module, shipped: Shipped, resident: Resident) -> None:
+        self._model, self.shipped, self.resident = model, shipped, resident
 
     def ready(self, features: Tensor, lengths: Tensor) -> Any:
         return features, lengths
@@ -32,6 +32,8 @@ class _Eager(Prepared):
         found: Tensor = result
         return found
 
+
+class _Eager(InTorch):
     def frames(self) -> Frames | None:
         return None if why_not(self._model) else _Frames(Stream(self._model))
 
@@ -58,7 +60,8 @@ class Eager(Runtime):
     def prepare(self, model: Classifier, card: ModelCard, folder: Path, name: str) -> Prepared:
         file = folder / f"{name}.safetensors"
         save_model(file, model, card)
-        return _Eager(model.eval(), file)
+        shipped = Shipped(file.stat().st_size, "safetensors")
+        return _Eager(model.eval(), shipped, Resident("torch", {"file": str(file)}))
 
     def about(self) -> str:
         return f"torch {torch.__version__}"

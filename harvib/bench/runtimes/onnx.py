@@ -13,20 +13,13 @@ from harvib.classifier import Classifier
 from harvib.errors import InputError
 from harvib.export.torch import compact_form
 from harvib.models import recurrent
-from harvib.onnxfile import needs_onnx
+from harvib.onnxfile import needs_onnx, session
 from harvib.weights import ModelCard, write_bytes
 
 
 class _Session(Prepared):
     def __init__(self, file: Path) -> None:
-        import onnxruntime  # noqa: PLC0415 - an extra
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self._run = session.run
+        self._run = session(file).run
         self.shipped = Shipped(file.stat().st_size, "ONNX")
         self.resident = Resident("onnx", {"file": str(file)})
 

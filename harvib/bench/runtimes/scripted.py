@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from harvib.bench.runtimes.base import Prepared, Resident, Runtime, Shipped, UnavailableError
+from harvib.bench.runtimes.eager import InTorch
 from harvib.classifier import Classifier
 from harvib.errors import InputError
 from harvib.export import exported_bytes
 from harvib.scriptfile import load_script
 from harvib.weights import ModelCard, write_bytes
-
-
-class _Scripted(Prepared):
-    def __init__(self, file: Path) -> None:
-        self._module = load_script(file)[0].module
-        self.shipped = Shipped(file.stat().st_size, "TorchScript")
-        self.resident = Resident("torchscript", {"file": str(file)})
-
-    def ready(self, features: Tensor, lengths: Tensor) -> Any:
-        return features, lengths
-
-    def clip(self, given: Any) -> Any:
-        return self._module(*given)
-
-    def logits(self, result: Any) -> Tensor:
-        found: Tensor = result
-        return found
 
 
 class TorchScript(Runtime):
@@ -45,7 +27,8 @@ class TorchScript(Runtime):
             raise UnavailableError(str(error).removeprefix("--format torchscript: ")) from error
         file = folder / written
         write_bytes(file, data)
-        return _Scripted(file)
+        shipped = Shipped(file.stat().st_size, "TorchScript")
+        return InTorch(load_script(file)[0].module, shipped, Resident("torchscript", {"file": str(file)}))
 
     def about(self) -> str:
         return f"torch {torch.__version__}"

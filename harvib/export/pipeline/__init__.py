@@ -6,10 +6,10 @@ from pathlib import Path
 
 from harvib.errors import InputError
 from harvib.export.made import Exported
-from harvib.export.pipeline.front import FrameBackbone, Pipeline, backbone_for, pipeline_of
+from harvib.export.pipeline.front import FrameBackbone, Pipeline, pipeline_of
 from harvib.onnxfile import needs_onnx
 
-__all__ = ["FrameBackbone", "Pipeline", "backbone_for", "exported_pipeline", "pipeline_of"]
+__all__ = ["FrameBackbone", "Pipeline", "exported_pipeline", "pipeline_of"]
 
 
 def exported_pipeline(run: Path, out: Path, quantize: str = "none", weights: str | None = None) -> Exported:

@@ -19,6 +19,7 @@ from harvib.export.graph import IR, OPSET, Graph
 from harvib.export.pipeline.front import FrameBackbone, Pipeline
 from harvib.export.pipeline.preparation import Preparation
 from harvib.export.pipeline.resize import emit_pictures
+from harvib.onnxfile import session
 
 MOST_LEVELS, MOST_PIXELS = 2, 0.25
 """How far a byte of a picture may be from Pillow's, and how many of them may be off at all."""
@@ -79,15 +80,6 @@ def made_up_frames(height: int, width: int, rng: np.random.Generator) -> np.ndar
     areas = rng.integers(20, 236, (_CLIPS * _STEPS, rows, columns, 3))
     large = areas.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
     return (large + rng.integers(-20, 20, large.shape)).astype(np.uint8)
-
-
-def session(data: bytes) -> Any:
-    """One of onnxruntime on the CPU, with torch's threads."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 def preparation_bytes(preparation: Preparation) -> bytes:

@@ -16,18 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harfeat.cache import DEFAULT_STREAM, VIEW, fingerprint_of
+from harfeat.cache import DEFAULT_STREAM, VIEW
 from harfeat.extractor import InputError as ExtractorError
 from harfeat.extractor import network_of
-from harvib.backbones import Backbone, Origin, build, load_backbone, whole
+from harvib.backbones import Backbone, Origin, build, load_backbone, of_network
 from harvib.classifier import Classifier
 from harvib.errors import InputError
-from harvib.export.pipeline.preparation import Preparation, preparation_of
+from harvib.export.pipeline.preparation import Preparation, preparation_of, resized_whole
 from harvib.export.torch import compact_form
+from harvib.recipes import FRAMES, of_frames, recipe_of
 from harvib.rundir import RunFolder, model_file
 from harvib.weights import ModelCard, front_file, load_model, read_tensors
-
-PIXELS = "pixels"
 
 
 class PixelRows(nn.Module):
@@ -98,25 +97,14 @@ def pipeline_of(run: Path, weights: str | None = None) -> Pipeline:
     return Pipeline(found, reading, card, recipe)
 
 
-def backbone_for(run: Path, weights: str | None = None) -> FrameBackbone:
-    """What makes the features of a run's final model; see `pipeline_of`."""
-    return pipeline_of(run, weights).backbone
-
-
 def _recipe(run: Path, card: ModelCard) -> Mapping[str, Any]:
-    told: Any = card.recipe
-    if not told and run.is_dir():
-        # Model files of earlier versions do not hold it.
-        told = RunFolder(run).config().get("recipe")
-        if isinstance(told, dict) and fingerprint_of(told) != card.fingerprint:
-            raise InputError(f"{run}: the recipe in config.json is not that of the model's features: file altered")
+    told = recipe_of(run if run.is_dir() else run.parent, card)
     if card.widths:
         raise InputError(f"{run}: a model of joined streams ({card.stream}) has no one backbone to export")
-    if not isinstance(told, dict) or told.get("kind") != "video":
-        kind = told.get("kind") if isinstance(told, dict) else None
+    if told.get("kind") != "video":
         raise InputError(
-            f"{run}: its features were not extracted from videos by harfeat (kind {kind!r}), so there is no "
-            "backbone to export; leave out --with-backbone"
+            f"{run}: its features were not extracted from videos by harfeat (kind {told.get('kind')!r}), so there "
+            "is no backbone to export; leave out --with-backbone"
         )
     if "flow" in told:
         raise InputError(
@@ -150,11 +138,11 @@ def _backbone(
     run: Path, small: Classifier, kept: Tensor, recipe: Mapping[str, Any], weights: str | None
 ) -> FrameBackbone:
     folder = RunFolder(run if run.is_dir() else run.parent)
-    if recipe.get("model") != PIXELS:
+    if not of_frames(recipe):
         return _of_timm(run, small, kept, recipe, weights)
     if weights is not None:
         raise InputError(f"--weights {weights}: {run} needs none: it was trained on frames; leave it out")
-    preparation = _resized_whole(run, recipe)
+    preparation = resized_whole(recipe, str(run))
     if folder.backbone.is_file() or (run.is_dir() and "backbone" in folder.config()):
         return _trained(folder, small, kept, preparation)
     height, width = preparation.size
@@ -162,7 +150,7 @@ def _backbone(
     every = torch.arange(small.spec.features)
     modules = PixelRows(every).eval(), PixelRows(kept).eval()
     costs = [{"features": len(rows.kept), "parameters": 0, "multiply_adds": 0, "bytes": 0} for rows in modules]
-    return FrameBackbone(PIXELS, preparation, *modules, kept, "", {"whole": costs[0], "small": costs[1]})
+    return FrameBackbone(FRAMES, preparation, *modules, kept, "", {"whole": costs[0], "small": costs[1]})
 
 
 def _of_timm(
@@ -178,17 +166,9 @@ def _of_timm(
     assert isinstance(transform, dict)
     origin = _origin(run, str(recipe["model"]), transform)
     why = "rows are normalised by the length of all features" if small.spec.normalize else ""
-    try:
-        found = build(origin.model, network)
-        full = Backbone(found.trunk, found.block, origin, rounds=False).eval()
-    except InputError:
-        with torch.inference_mode():
-            # timm's num_features is not it where layers stand behind the pooling.
-            features = network(torch.zeros(1, 3, *preparation.size)).shape[1]
-        full = whole(network, features, origin)
-        why = why or "its family has no last block that can shrink"
+    full, fixed = of_network(network, origin, *preparation.size)
     _require_features(run, small, len(full.block.kept))
-    return _shrunk(full, kept, preparation, why)
+    return _shrunk(full, kept, preparation, why or fixed)
 
 
 def _trained(folder: RunFolder, small: Classifier, kept: Tensor, preparation: Preparation) -> FrameBackbone:
@@ -231,14 +211,6 @@ def _origin(run: Path, model: str, transform: Mapping[str, Any]) -> Origin:
     if len(mean) != 3 or len(std) != 3 or not all(map(isfinite, mean + std)) or min(std) <= 0:
         raise InputError(f"{run}: its recipe's mean {mean} and std {std} are not those of three colours")
     return Origin(model, mean, std)
-
-
-def _resized_whole(run: Path, recipe: Mapping[str, Any]) -> Preparation:
-    """Of a cache of frames: one resize of the whole frame, whatever its shape; see `harfeat.pixels`."""
-    size = recipe.get("size")
-    width, height = size if isinstance(size, list) and len(size) == 2 else (0, 0)
-    told = {"input_size": (height, width), "crop_pct": 1.0, "crop_mode": "squash"}
-    return preparation_of(told | {"interpolation": recipe.get("filter", "bilinear")}, str(run))
 
 
 def _require_features(run: Path, small: Classifier, found: int) -> None:

@@ -10,6 +10,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import torch
@@ -27,7 +28,7 @@ def network_graph(module: nn.Module, height: int, width: int, name: str) -> onnx
     # Two: of one picture the exporter would make a constant.
     example = torch.randint(0, 256, (2, 3, height, width), generator=torch.Generator().manual_seed(0)).byte()
     try:
-        with _quiet():
+        with _quiet(), _out_of_place(module):
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -53,6 +54,19 @@ def network_graph(module: nn.Module, height: int, width: int, name: str) -> onnx
     for node in proto.graph.node:
         del node.metadata_props[:]
     return proto.graph
+
+
+@contextlib.contextmanager
+def _out_of_place(module: nn.Module) -> Iterator[None]:
+    """Activations make new maps: those in place give the same graph, and take the exporter twice as long."""
+    changed: list[Any] = [part for part in module.modules() if getattr(part, "inplace", False) is True]
+    for part in changed:
+        part.inplace = False
+    try:
+        yield
+    finally:
+        for part in changed:
+            part.inplace = True
 
 
 @contextlib.contextmanager

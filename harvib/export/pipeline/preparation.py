@@ -35,6 +35,17 @@ class Preparation:
         return np.ascontiguousarray(prepare(frames, self.transform))
 
 
+def resized_whole(recipe: Mapping[str, Any], where: str) -> Preparation:
+    """That of a cache of frames: one resize of the whole frame, whatever its shape; see `harfeat.pixels`.
+
+    Raises InputError as `preparation_of`.
+    """
+    size = recipe.get("size")
+    width, height = size if isinstance(size, list) and len(size) == 2 else (0, 0)
+    told = {"input_size": (height, width), "crop_pct": 1.0, "crop_mode": "squash"}
+    return preparation_of(told | {"interpolation": recipe.get("filter", "bilinear")}, where)
+
+
 def preparation_of(transform: Mapping[str, Any], where: str) -> Preparation:
     """That of a recipe's `transform`. Raises InputError, which begins with `where`, where that makes no sense."""
     try:

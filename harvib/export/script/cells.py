@@ -76,40 +76,45 @@ class Gated(nn.Module):
         return x
 
 
-class PlainLSTM(Gated):
+class Own(Gated):
+    """What torch's own recurrences are given."""
+
+    def zeros(self, x: Tensor) -> Tensor:
+        """The state before the first step, (1, B, H)."""
+        return torch.zeros(1, x.size(0), self.hidden, dtype=x.dtype, device=x.device)
+
+    def weights(self) -> list[Tensor]:
+        """In torch's order."""
+        return [self.ih(), self.hh(), self.bias_ih, self.bias_hh]
+
+
+class PlainLSTM(Own):
     """torch's own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        zeros = torch.zeros(1, x.size(0), self.hidden, dtype=x.dtype, device=x.device)
-        weights = [self.ih(), self.hh(), self.bias_ih, self.bias_hh]
-        return torch.lstm(x, [zeros, zeros], weights, True, 1, 0.0, False, False, True)[0]
+        zeros = self.zeros(x)
+        return torch.lstm(x, [zeros, zeros], self.weights(), True, 1, 0.0, False, False, True)[0]
 
 
-class PlainGRU(Gated):
+class PlainGRU(Own):
     """torch's own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        zeros = torch.zeros(1, x.size(0), self.hidden, dtype=x.dtype, device=x.device)
-        weights = [self.ih(), self.hh(), self.bias_ih, self.bias_hh]
-        return torch.gru(x, zeros, weights, True, 1, 0.0, False, False, True)[0]
+        return torch.gru(x, self.zeros(x), self.weights(), True, 1, 0.0, False, False, True)[0]
 
 
-class PlainTanh(Gated):
+class PlainTanh(Own):
     """torch's own nn.RNN."""
 
     def forward(self, x: Tensor) -> Tensor:
-        zeros = torch.zeros(1, x.size(0), self.hidden, dtype=x.dtype, device=x.device)
-        weights = [self.ih(), self.hh(), self.bias_ih, self.bias_hh]
-        return torch.rnn_tanh(x, zeros, weights, True, 1, 0.0, False, False, True)[0]
+        return torch.rnn_tanh(x, self.zeros(x), self.weights(), True, 1, 0.0, False, False, True)[0]
 
 
-class PlainRelu(Gated):
+class PlainRelu(Own):
     """The same with relu."""
 
     def forward(self, x: Tensor) -> Tensor:
-        zeros = torch.zeros(1, x.size(0), self.hidden, dtype=x.dtype, device=x.device)
-        weights = [self.ih(), self.hh(), self.bias_ih, self.bias_hh]
-        return torch.rnn_relu(x, zeros, weights, True, 1, 0.0, False, False, True)[0]
+        return torch.rnn_relu(x, self.zeros(x), self.weights(), True, 1, 0.0, False, False, True)[0]
 
 
 class WrittenOut(Gated):
@@ -229,7 +234,7 @@ class Taps(nn.Module):
         return (total + self.bias).relu()
 
 
-_PLAIN: dict[str, type[Gated]] = {"lstm": PlainLSTM, "gru": PlainGRU}
+_PLAIN: dict[str, type[Own]] = {"lstm": PlainLSTM, "gru": PlainGRU}
 _WRITTEN_OUT: dict[str, type[WrittenOut]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 
 
