@@ -64,6 +64,9 @@ class Circulant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """In the dtype of x; computed in float32 where that is a shorter one, inside autocast too."""
+        if not x.numel():
+            # MKL refuses to transform nothing (torch 2.14 on AMD).
+            return nn.functional.linear(x, self.dense().to(x.dtype))
         with torch.autocast(x.device.type, enabled=False):
             weights = self._spectra()
             values = x.to(_work(x.dtype))[..., None, :]
