@@ -15,7 +15,6 @@ import hashlib
 import re
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from harvib.errors import InputError
 from harvib.export.card import TorchCard, read_card
 from harvib.models import ModelSpec, SequenceClassifier
 from harvib.readout import READOUTS
+from harvib.scriptfile import DAMAGE
 
 NONLINEARITIES = ("tanh", "relu")
 _CELL_OF_GATES = {4: "lstm", 3: "gru", 1: "rnn"}
@@ -42,8 +42,6 @@ _MODULES: dict[str, Callable[..., nn.RNNBase]] = {
 _RECURRENT = re.compile(r"(|.*\.)((?:weight|bias)_(?:ih|hh|hr)_l[0-9]{1,3}(?:_reverse)?)")
 _TOLERANCE = 1e-9
 _ZIP = b"PK\x03\x04"
-_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, LookupError, RuntimeError)
-"""What zipfile and PyTorch raise on damaged archives."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +179,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             code = [archive.read(name) for name in names if "/code/" in name and name.endswith(".py")]
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
     if not any(name.endswith("/constants.pkl") for name in names):
         raise InputError(
@@ -195,7 +193,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
             # PyTorch means its own successor of the format; files of this one exist and can be read.
             warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning)
             module = torch.jit.load(str(path), map_location="cpu")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
     return dict(module.state_dict())
 

@@ -10,6 +10,7 @@ import io
 import json
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ TOLD = "harvib.json"
 """The name under which a file tells of itself: torch.jit.load gives it as one of the `_extra_files`."""
 _LARGEST = 16 << 20
 """Bytes that this may have."""
+DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, LookupError, RuntimeError)
+"""What zipfile and PyTorch raise on damaged archives."""
 
 
 class ScriptClassifier(FileClassifier):
@@ -91,7 +94,7 @@ def _told(data: bytes, where: str) -> dict[str, str]:
             if (bad := archive.testzip()) is not None:
                 raise InputError(f"{where}: its {bad} is not what was written: file damaged")
         told = json.loads(text)
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise InputError(f"{where}: not a readable TorchScript file: {error}") from error
     if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
         raise InputError(f"{where}: not a readable TorchScript file: its {TOLD} is no table of texts")

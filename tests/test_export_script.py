@@ -220,6 +220,16 @@ def test_other_and_damaged_files_are_refused_before_they_run(
         start = data.index(archive.read(weights))
     bad = data[:start] + b"\xff" + data[start + 1 :]
     assert "file damaged" in refused(bad)
+    squeezed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(squeezed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        place = next(
+            item.header_offset + 30 + len(item.filename) for item in new.infolist() if TOLD in item.filename
+        )
+    torn = bytearray(squeezed.getvalue())
+    torn[place : place + 20] = b"\xff" * 20
+    assert "not a readable TorchScript file" in refused(bytes(torn))
     with pytest.raises(InputError, match="cannot be read: No such file"):
         load_script(tmp_path / f"none{SUFFIX}")
 
