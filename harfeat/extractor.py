@@ -215,8 +215,8 @@ def sampling_in(recipe: Mapping[str, Any]) -> SamplingSettings:
     """How the frames were chosen. Raises InputError: imported features, or no recipe of this program."""
     if recipe.get("kind") != "video":
         raise InputError(
-            f"its features were not extracted from videos by harfeat (kind {recipe.get('kind')!r}), so there is "
-            "nothing to decode again"
+            f"its features were not extracted from videos by harfeat (kind {recipe.get('kind')!r}), so they "
+            "cannot be made of one here"
         )
     return SamplingSettings.of_recipe(recipe.get("sampling"))
 
