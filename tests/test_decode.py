@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Set
 from concurrent.futures import TimeoutError as ClipTimeoutError
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,13 +87,28 @@ def test_frames_are_right_where_colour_conversion_differs(recipe: Recipe, tmp_pa
     ("source", "suffix", "arguments", "decoder"),
     [
         ("closed.mp4", ".mp4", ["-c", "copy", "-movflags", "frag_keyframe+empty_moov"], "decord"),
+        ("closed.mp4", ".mp4", ["-c", "copy", "-bsf:v", "h264_metadata=crop_right=4:crop_bottom=2"], "decord"),
+        ("closed.mp4", ".mp4", ["-c", "copy", "-bsf:v", "h264_metadata=crop_left=8"], "pyav"),
+        ("closed.mp4", ".mp4", ["-c", "copy", "-bsf:v", "h264_metadata=crop_top=2"], "pyav"),
+        ("ts_h264.ts", ".ts", ["-c", "copy", "-bsf:v", "h264_metadata=crop_left=6:crop_top=4"], "pyav"),
         ("closed.mp4", ".mkv", ["-c", "copy", "-bsf:v", "noise=drop=eq(n\\,12)"], "pyav"),
         ("closed.mp4", ".mkv", ["-c", "copy", "-bsf:v", "noise=drop=between(n\\,13\\,14)"], "pyav"),
         ("closed.mp4", ".mkv", ["-c", "copy", "-copyinkf", "-bsf:v", "noise=drop=lt(n\\,5)"], "pyav"),
         ("avi_h264.avi", ".mp4", ["-c", "copy"], "pyav"),
         ("avi_mpeg4_b.avi", ".avi", ["-c", "copy", "-bsf:v", "noise=amount=200"], "pyav"),
     ],
-    ids=["fragments", "lost_key", "lost_frames", "lost_start", "stored_order", "mpeg4_noise"],
+    ids=[
+        "fragments",
+        "cropped_right",
+        "cropped_left",
+        "cropped_top",
+        "cropped_ts",
+        "lost_key",
+        "lost_frames",
+        "lost_start",
+        "stored_order",
+        "mpeg4_noise",
+    ],
 )
 @pytest.mark.usefixtures("every_clip_is_long")
 def test_remuxed_and_damaged_streams(
@@ -150,17 +167,43 @@ def test_plain_decord_is_wrong_on_ucf11(shared_data: Path) -> None:
     """The reason for the policy: should this fail, decord has been mended and the policy can be relaxed."""
     path = shared_data / GENUINE[0]
     reference = ffmpeg_frames(path, (240, 320))
-    frames = seeking.pick(path, len(reference), set(sample("uniform", len(reference), 16).tolist()), copied)
+    wanted = set(sample("uniform", len(reference), 16).tolist())
+    frames = seeking.pick(BytesIO(path.read_bytes()), len(reference), (240, 320), wanted, copied)
     assert frames is not None
     wrong = [not np.array_equal(frame, reference[index]) for index, frame in frames.items()]
     assert len(wrong) == 16
     assert all(wrong)
 
 
-def test_decord_is_refused_where_it_counts_differently(tmp_path: Path) -> None:
+def test_decord_is_refused_where_it_counts_or_crops_differently(tmp_path: Path) -> None:
     path = make_video(tmp_path, EXACT_WITH_DECORD[0])
-    assert seeking.pick(path, 47, {3}, copied) is None
-    assert seeking.pick(tmp_path / "absent.mp4", 48, {3}, copied) is None
+    video, size = path.read_bytes(), (48, 64)
+    assert seeking.pick(BytesIO(video), 48, size, {3}, copied)
+    assert seeking.pick(BytesIO(video), 47, size, {3}, copied) is None
+    assert seeking.pick(BytesIO(video), 48, (48, 62), {3}, copied) is None
+    assert seeking.pick(BytesIO(video[:100]), 48, size, {3}, copied) is None
+
+
+def test_no_rewriting_of_what_is_too_large_or_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_video(tmp_path, EXACT_WITH_DECORD[2])
+    with av.open(str(path)) as container:
+        times = [packet.pts for packet in container.demux(video=0) if packet.pts is not None]
+    assert seeking.rewrite(path, times)
+    assert seeking.rewrite(path, [2 * time + 1 for time in times]) is None
+    monkeypatch.setattr(seeking, "KEEP_BYTES", 1_000)
+    assert seeking.rewrite(path, times) is None
+
+
+@pytest.mark.parametrize("made", EXACT_WITH_DECORD, ids=lambda made: made.name + made.suffix)
+@pytest.mark.usefixtures("every_clip_is_long")
+def test_decord_finds_each_frame_alone(made: Recipe, tmp_path: Path) -> None:
+    """What comes from seeking, without what went before in the same batch."""
+    path = make_video(tmp_path, made)
+    reference = ffmpeg_frames(path, (made.height, made.width))
+    for index in range(made.frames):
+        clip = decode_clip(path, lambda _, index=index: np.array([index]))  # type: ignore[misc]
+        assert clip.decoder == "decord"
+        np.testing.assert_array_equal(clip.frames[0], reference[index])
 
 
 @pytest.mark.parametrize("size", [20_000, 1_000_000])  # the 48 frames take above 221 kB
@@ -171,9 +214,9 @@ def test_a_clip_too_long_to_keep_is_decoded_twice(
     passes: list[Path] = []
     plain = linear._decoded
 
-    def counted(path: Path, found: linear.Survey) -> Iterator[av.VideoFrame]:
+    def counted(path: Path, *args: Any) -> Iterator[av.VideoFrame]:
         passes.append(path)
-        return plain(path, found)
+        return plain(path, *args)
 
     monkeypatch.setattr(linear, "_decoded", counted)
     path = make_video(tmp_path, NEEDS_LINEAR[0])
@@ -204,13 +247,65 @@ def test_damage_never_reaches_decord(tmp_path: Path) -> None:
             path.write_bytes(data)
             try:
                 found = linear.survey(path)
-            except DecodeError:
+            except (DecodeError, MemoryError):  # the second where a damaged size asks for more than there is
                 continue
             expected = linear.pick(path, found, set(range(found.count)), copied)
             clip = decode_clip(path, np.arange)
             decoders[clip.decoder] += 1
             np.testing.assert_array_equal(clip.frames, np.stack(list(expected.values())))
-    assert min(decoders["pyav"], decoders["decord"]) >= 5
+    assert decoders["pyav"] > 0
+    assert decoders["decord"] > 0
+
+
+@pytest.mark.usefixtures("every_clip_is_long")
+def test_faults_that_ffmpeg_passes_over_in_silence_never_reach_decord(tmp_path: Path) -> None:
+    """In the list of references that a slice's header may carry: FFmpeg drops the slice without an error."""
+    path = make_video(tmp_path, EXACT_WITH_DECORD[0])
+    whole = path.read_bytes()
+    with av.open(str(path)) as container:
+        starts = [packet.pos for packet in container.demux(video=0) if packet.size]
+    silent = 0
+    for start, at, value in product(starts[5:9], (8, 9), (32, 48, 64)):
+        assert start is not None
+        path.write_bytes(whole[: start + at] + bytes([value]) + whole[start + at + 1 :])
+        found = linear.survey(path)
+        expected = linear.pick(path, found, set(range(found.count)), copied)
+        clip = decode_clip(path, np.arange)
+        np.testing.assert_array_equal(clip.frames, np.stack(list(expected.values())))
+        silent += found.flawless and clip.damaged
+    assert silent > 0
+
+
+@pytest.mark.usefixtures("every_clip_is_long")
+def test_pictures_shown_out_of_turn_never_reach_decord(tmp_path: Path) -> None:
+    """Where a key frame's header misstates its place (pic_order_cnt_lsb), FFmpeg shows it there."""
+    path = make_video(tmp_path, EXACT_WITH_DECORD[0])
+    whole = path.read_bytes()
+    with av.open(str(path)) as container:
+        start = [packet.pos for packet in container.demux(video=0) if packet.size][12]
+    assert start is not None
+    out_of_turn = 0
+    for value in (32, 64, 96, 128):
+        path.write_bytes(whole[: start + 7] + bytes([value]) + whole[start + 8 :])
+        found = linear.survey(path, strict=True)
+        out_of_turn += found.flawless and found.times != sorted(found.times, key=lambda time: time or 0)
+        every = list(linear.pictures(path))
+        for index in range(12, 24, 2):
+            clip = decode_clip(path, lambda _, index=index: np.array([index]))  # type: ignore[misc]
+            np.testing.assert_array_equal(clip.frames[0], every[index])
+    assert out_of_turn > 0
+
+
+@pytest.mark.usefixtures("every_clip_is_long")
+def test_decord_reads_no_damaged_index(tmp_path: Path) -> None:
+    """Only seeking reads Matroska's cues; in the one for 0.96 s, the time's element is unknown here."""
+    path = make_video(tmp_path, replace(EXACT_WITH_DECORD[1], width=160, height=120))
+    whole = path.read_bytes()
+    cues, time, unknown = bytes.fromhex("1c53bb6b"), bytes.fromhex("b38203c0"), bytes.fromhex("d78203c0")
+    at = whole.rindex(cues)
+    assert whole.count(time, at) == 1
+    path.write_bytes(whole[:at] + whole[at:].replace(time, unknown))
+    assert expect_equal(path).decoder == "decord"
 
 
 def test_the_recipe_names_what_decides_the_pixels() -> None:
@@ -579,9 +674,9 @@ def test_views_come_from_one_pass_and_are_mirrored_last(tmp_path: Path, monkeypa
     surveys: list[Path] = []
     plain = linear.survey
 
-    def counted(path: Path, likely: Set[int] | None) -> linear.Survey:
+    def counted(path: Path, likely: Set[int] | None, *, strict: bool) -> linear.Survey:
         surveys.append(path)
-        return plain(path, likely)
+        return plain(path, likely, strict)
 
     monkeypatch.setattr(linear, "survey", counted)
     done = run(str(path), sampling, CONFIG)

@@ -21,8 +21,8 @@ def stating(monkeypatch: pytest.MonkeyPatch, frames: int) -> list[linear.Survey]
     read, survey = decode.read_head, linear.survey
     monkeypatch.setattr(decode, "read_head", lambda *args: replace(read(*args), stated_frames=frames))
 
-    def noted(*args: Any) -> linear.Survey:
-        surveys.append(survey(*args))
+    def noted(*args: Any, **options: Any) -> linear.Survey:
+        surveys.append(survey(*args, **options))
         return surveys[-1]
 
     monkeypatch.setattr(linear, "survey", noted)

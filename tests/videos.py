@@ -14,6 +14,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 _TIME_BASE = Fraction(1, 90_000)
@@ -44,6 +45,7 @@ class Recipe:
     b_frames: int = 0
     options: tuple[tuple[str, str], ...] = ()
     times: tuple[int, ...] | None = None  # presentation times in frame periods; None: 0, 1, 2, ...
+    key_frames: tuple[int, ...] = ()  # besides those that the options make
     rotation: int = 0
     container: str | None = None  # FFmpeg muxer, where the suffix does not tell
 
@@ -92,8 +94,9 @@ def write_video(path: Path, pictures: Sequence[np.ndarray], recipe: Recipe) -> N
         if recipe.times is not None:
             stream.codec_context.time_base = _TIME_BASE
         step = 1 if recipe.times is None else int(1 / (recipe.rate * _TIME_BASE))
-        for picture, time in zip(pictures, times, strict=True):
+        for number, (picture, time) in enumerate(zip(pictures, times, strict=True)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pict_type = PictureType.I if number in recipe.key_frames else PictureType.NONE
             frame.pts = time * step
             frame.time_base = _TIME_BASE if recipe.times is not None else Fraction(1, recipe.rate)
             container.mux(stream.encode(frame))
@@ -122,6 +125,14 @@ EXACT_WITH_DECORD = (
     Recipe("hd_colours", ".mp4", "libx264", b_frames=2, options=_x264("colormatrix=bt709")),
     Recipe("full_range", ".mp4", "libx264", pix_fmt="yuvj420p", options=_x264()),
     Recipe("slices", ".mp4", "libx264", b_frames=2, options=_x264("slices=4")),
+    Recipe(
+        "short_groups",
+        ".mp4",
+        "libx264",
+        b_frames=3,
+        options=(*_x264(), ("forced-idr", "1")),
+        key_frames=(1, 13, 16),
+    ),
     Recipe("one_frame", ".mp4", "libx264", frames=1),
     Recipe("two_frames", ".mkv", "libx264", frames=2),
 )

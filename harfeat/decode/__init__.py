@@ -64,12 +64,13 @@ def decode_pictures(path: Path, choose: Callable[[int, float], np.ndarray], keep
     """
     with open_video(path) as (container, stream):
         head = read_head(container, stream)
-    found = linear.survey(path, _likely(choose, head.stated_frames, head.fps))
+    likely = _likely(choose, head.stated_frames, head.fps)
+    found = linear.survey(path, likely, strict=policy.decord_may_fit(head))
     indices = chosen_indices(lambda count: choose(count, head.fps), found.count)
     wanted = frozenset(indices.tolist())
     kept = None
     if not found.frames and found.flawless and policy.seeking_pays(len(wanted), found.count):
-        kept = _by_seeking(path, found.count, wanted, keep)
+        kept = _by_seeking(path, found, wanted, keep)
     decoder = "pyav" if kept is None else "decord"
     if kept is None:
         kept = linear.pick(path, found, wanted, keep)
@@ -90,11 +91,17 @@ def _likely(choose: Callable[[int, float], np.ndarray], stated: int, fps: float)
     return frozenset(np.concatenate(guesses).tolist())
 
 
-def _by_seeking(path: Path, count: int, wanted: frozenset[int], keep: Keep[Kept]) -> dict[int, Kept] | None:
+def _by_seeking(
+    path: Path, found: linear.Survey, wanted: frozenset[int], keep: Keep[Kept]
+) -> dict[int, Kept] | None:
     """By decord, where the stream's structure shows it to be exact; None elsewhere."""
     with open_video(path) as (container, stream):
         head = read_head(container, stream)
         packets, first = read_packets(container, stream, head) if policy.decord_may_fit(head) else ((), None)
-    if len(packets) != count or not policy.decord_is_exact(head, packets, first):
+    if not policy.decord_is_exact(head, packets, first):
         return None
-    return seeking.pick(path, count, wanted, keep)
+    times = [packet.pts for packet in packets if packet.pts is not None]
+    if found.times != sorted(times):
+        return None  # each picture must have come out at its time
+    video = seeking.rewrite(path, times)
+    return seeking.pick(video, found.count, found.size, wanted, keep) if video is not None else None

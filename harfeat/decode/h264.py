@@ -36,8 +36,8 @@ class Picture264:
 def read_sequence(extradata: bytes) -> Sequence264 | None:
     """The sequence header in a container's "avcC" record; None where it is not the plain kind.
 
-    Plain means one parameter set, 8 bits, 4:2:0, whole progressive frames only, no scaling lists, and no
-    gaps allowed in frame_num.
+    Plain means one parameter set, 8 bits, 4:2:0, whole progressive frames only, no scaling lists, no
+    gaps allowed in frame_num, and nothing cropped on the left or at the top.
     """
     if len(extradata) < 8 or extradata[0] != 1 or extradata[5] & 31 != 1:
         return None
@@ -121,7 +121,14 @@ def _plain_frame_num_bits(bits: _Bits) -> int | None:
     for _ in ("width", "height"):
         bits.exp_golomb()
     frames_only = bits.read(1)
-    return frame_num_bits if frames_only and not gaps_allowed and frame_num_bits <= 16 else None
+    if not frames_only or gaps_allowed or frame_num_bits > 16:
+        return None
+    bits.read(1)  # direct_8x8_inference_flag
+    if bits.read(1):  # frame_cropping_flag
+        left, _, top, _ = (bits.exp_golomb() for _ in ("left", "right", "top", "bottom"))
+        if left or top:
+            return None
+    return frame_num_bits
 
 
 class _Bits:

@@ -17,25 +17,29 @@ FFmpeg, on the genuine UCF11, HMDB51, UCF101 and UTD-MHAD clips and on some 200 
 | H.264 in MP4 or Matroska, open GOP or intra refresh | off by -11 to +2 | linear |
 | the same with an edit list, a lost key frame, or no key frame first | off by -3 to -10 | linear |
 | the same, times copied from AVI (in stored order, B-frames present) | off by -2 | linear |
+| cropped on the left or at the top (H.264) | shifted, or an exception | linear |
 | a display matrix | turned, mirrored, or an exception | linear |
 | interlaced, odd height with 4:2:0, more than 8 bits | right frames, other pixels | linear |
 | H.264 in MP4 or Matroska, closed GOPs, variable frame rate too | equal, every index and pixel | decord |
 | MJPEG in AVI, MP4 or Matroska | equal, every index and pixel, but see damage | linear |
 | VP8, VP9, HEVC, FFV1 | equal where tried, but no rule was found that proves it | linear |
 
-The rule for decord: one video stream, 8 bits, even size, upright, progressive; every packet whole, and one
-picture each; each packet's time unique; as many packets as the container states and as decord counts; each
-key frame a place where decoding can start afresh (IDR) with everything before it shown before it and
-everything after it shown after it; in H.264 no reference picture missing by frame_num.
+The rule for decord: one video stream, 8 bits, even size, upright, progressive, cropped nowhere but on the right
+and at the bottom; every packet whole, and one picture each; each packet's time unique, and each picture decoded
+at its time; as many packets as the container states and as decord counts; each key frame a place where decoding
+can start afresh (IDR) with everything before it shown before it and everything after it shown after it; in H.264
+no reference picture missing by frame_num.
 
 Damage inside a picture's data that leaves all headers whole shows only when the stream is decoded: FFmpeg then
 paints over the hole or drops the picture, and its versions (decord brings its own) differ in how. So decord gets
 a clip only after PyAV has decoded all of it without an error, a picture marked as damaged, or a picture missing:
-then both compute what the standard prescribes. Of 1,200 H.264 files with 1 to 30 bytes or bits overwritten at
-random, decord alone would have given wrong frames of 343; of the 122 that this rule left to decord, of none.
-MJPEG has no such marks: of 157 damaged files that decoded without an error, 66 came out otherwise through decord.
-It is decoded linearly. The linear path gave FFmpeg's frame count on every damaged file; only how a hole is painted
-over differs between FFmpeg's versions.
+then both compute what the standard prescribes. By default FFmpeg passes over some errors in silence; so PyAV
+decodes as one that gives up at an error (err_detect=explode), and once more by default where there was one.
+A damaged container or index, too, is read otherwise by another FFmpeg: decord gets the packets that PyAV read,
+in a new container (`seeking.rewrite`). `scripts/damage.py` overwrites bytes everywhere and compares (DAMAGE).
+MJPEG has no marks of damage: of 157 damaged files that decoded without an error, 66 came out otherwise through
+decord. It is decoded linearly. The linear path gave FFmpeg's frame count on every damaged file; only how a hole is
+painted over differs between FFmpeg's versions.
 
 Speed, 25 uniform frames of 10,000 of 320x240 H.264, with key frames every 25 (every 250) frames, one core of an
 AMD EPYC: two linear passes 5.3 s (5.2 s); one linear pass, then decord, 2.9 s (3.6 s); decord alone 0.1 s
@@ -50,7 +54,7 @@ from itertools import accumulate
 from harfeat.decode import h264
 from harfeat.decode.probe import FirstFrame, PacketHead, StreamHead
 
-POLICY_VERSION = 2
+POLICY_VERSION = 3
 """Goes up whenever some clip may come out differently, so that caches made before can be told apart."""
 
 SEEK_SHARE = 8

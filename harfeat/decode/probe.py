@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+from av.codec.context import Flags
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -54,7 +55,7 @@ class PacketHead:
 
     pts: int | None
     keyframe: bool
-    whole: bool  # not empty, and not marked by the demuxer as damaged or to be thrown away
+    whole: bool  # not empty, damaged, to be thrown away, or with another header, says the demuxer
     picture: h264.Picture264 | None  # H.264 only; None where it is not exactly one whole picture
 
 
@@ -106,6 +107,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         check_size(stream.codec_context.width, stream.codec_context.height)
         stream.thread_type = "NONE"  # automatic threads have hung servers
         stream.codec_context.thread_count = 1
+        stream.codec_context.flags |= Flags.unaligned  # else a picture cropped on its left is not
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         yield container, stream
 
@@ -183,7 +185,8 @@ def read_packets(
                 PacketHead(
                     pts=packet.pts,
                     keyframe=packet.is_keyframe,
-                    whole=bool(data) and not (packet.is_corrupt or packet.is_discard),
+                    whole=bool(data)
+                    and not (packet.is_corrupt or packet.is_discard or packet.has_sidedata("new_extradata")),
                     picture=h264.read_picture(data, head.sequence) if head.sequence else None,
                 )
             )
