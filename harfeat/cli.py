@@ -32,6 +32,10 @@ _COMMANDS = {
 """Module and function of each command, imported when it is asked for: torch alone takes seconds to import."""
 
 
+_RESUMED = frozenset({"download", "extract", "import", "pull", "push"})
+"""Commands that go on where they were interrupted; the others start over, and had written nothing."""
+
+
 class _Group(click.Group):
     """Prints a user's error as one line and ends with exit code 2; an interruption ends with 130."""
 
@@ -60,7 +64,8 @@ class _Group(click.Group):
             sys.exit(2)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would only spoil the end
-            click.echo("harfeat: interrupted; the same command resumes", err=True)
+            end = "; the same command resumes" if ctx.invoked_subcommand in _RESUMED else ""
+            click.echo(f"harfeat: interrupted{end}", err=True)
             sys.exit(130)
 
 

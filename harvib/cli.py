@@ -32,6 +32,10 @@ def _who() -> str:
     return "harvib" if rank == "0" else f"harvib (process {rank})"
 
 
+_RESUMED = frozenset({"compare", "prune", "pull", "push", "sweep", "train"})
+"""Commands that go on where they were interrupted; the others start over, and had written nothing."""
+
+
 class _Group(click.Group):
     """Prints a user's error as one line and ends with exit code 2; an interruption ends with 130."""
 
@@ -59,7 +63,8 @@ class _Group(click.Group):
             )
             sys.exit(2)
         except KeyboardInterrupt:
-            click.echo(f"{_who()}: interrupted; the same command resumes", err=True)
+            end = "; the same command resumes" if ctx.invoked_subcommand in _RESUMED else ""
+            click.echo(f"{_who()}: interrupted{end}", err=True)
             sys.exit(130)
 
 

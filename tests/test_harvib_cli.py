@@ -138,6 +138,15 @@ def test_a_training_that_diverges_is_one_line_and_exit_code_2(cache: Path, tmp_p
     assert errors.splitlines()[-1].endswith("lower --lr")
 
 
+def test_what_starts_over_does_not_say_that_it_resumes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harvib.commands.evaluate.evaluate_run", stop)
+    done = CliRunner().invoke(main, ["evaluate", "--model", str(cache.parent), "--features", str(cache)])
+    assert (done.exit_code, done.stderr) == (130, "harvib: interrupted\n")
+
+
 def test_an_interruption_ends_with_130_and_the_same_command_resumes(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
