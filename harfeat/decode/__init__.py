@@ -69,7 +69,7 @@ def decode_pictures(path: Path, choose: Callable[[int, float], np.ndarray], keep
     indices = chosen_indices(lambda count: choose(count, head.fps), found.count)
     wanted = frozenset(indices.tolist())
     kept = None
-    if not found.frames and found.flawless and policy.seeking_pays(len(wanted), found.count):
+    if not found.frames and found.flawless and found.in_order and policy.seeking_pays(len(wanted), found.count):
         kept = _by_seeking(path, found, wanted, keep)
     decoder = "pyav" if kept is None else "decord"
     if kept is None:
@@ -98,10 +98,7 @@ def _by_seeking(
     with open_video(path) as (container, stream):
         head = read_head(container, stream)
         packets, first = read_packets(container, stream, head) if policy.decord_may_fit(head) else ((), None)
-    if not policy.decord_is_exact(head, packets, first):
+    if len(packets) != found.count or not policy.decord_is_exact(head, packets, first):
         return None
-    times = [packet.pts for packet in packets if packet.pts is not None]
-    if found.times != sorted(times):
-        return None  # each picture must have come out at its time
-    video = seeking.rewrite(path, times)
+    video = seeking.rewrite(path, [packet.pts for packet in packets if packet.pts is not None])
     return seeking.pick(video, found.count, found.size, wanted, keep) if video is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,14 +29,14 @@ class Survey:
         flawless: whether FFmpeg met no error and painted over no hole; of H.264 it tells all where `survey` was
             strict (see `policy`).
         size: (height, width) of every frame.
-        times: when each frame is shown, in the stream's time base; None where the stream does not tell.
+        in_order: whether each frame is known to be shown later than the one before it.
         frames: by index, all or the likely ones, unconverted; nothing where they exceed `KEEP_BYTES`.
     """
 
     count: int = 0
     flawless: bool = True
     size: tuple[int, int] = (0, 0)
-    times: list[int | None] = field(default_factory=list)
+    in_order: bool = True
     frames: dict[int, VideoFrame] = field(default_factory=dict)
 
 
@@ -70,12 +71,13 @@ def survey(path: Path, likely: Set[int] | None = None, strict: bool = False) -> 
 def _survey(path: Path, likely: Set[int] | None, strict: bool = False) -> Survey:
     """Where `strict`, only up to the first fault."""
     found = Survey()
-    kept_bytes = 0
+    kept_bytes, before = 0, -math.inf
     for frame in _decoded(path, found, strict):
         if strict and not found.flawless:
             break
         index, found.count = found.count, found.count + 1
-        found.times.append(frame.pts)
+        time = -math.inf if frame.pts is None else frame.pts
+        found.in_order, before = found.in_order and before < time, time
         if kept_bytes <= KEEP_BYTES and (likely is None or index in likely):
             found.frames[index] = frame
             kept_bytes += _FRAME_OVERHEAD + sum(plane.buffer_size for plane in frame.planes)

@@ -25,10 +25,10 @@ FFmpeg, on the genuine UCF11, HMDB51, UCF101 and UTD-MHAD clips and on some 200 
 | VP8, VP9, HEVC, FFV1 | equal where tried, but no rule was found that proves it | linear |
 
 The rule for decord: one video stream, 8 bits, even size, upright, progressive, cropped nowhere but on the right
-and at the bottom; every packet whole, and one picture each; each packet's time unique, and each picture decoded
-at its time; as many packets as the container states and as decord counts; each key frame a place where decoding
-can start afresh (IDR) with everything before it shown before it and everything after it shown after it; in H.264
-no reference picture missing by frame_num.
+and at the bottom; every packet whole, and one picture each; each packet's time unique, and pictures decoded in the
+order of their times; as many packets as the container states and as decord counts; each key frame a place where
+decoding can start afresh (IDR) with everything before it shown before it and everything after it shown after it;
+in H.264 no reference picture missing by frame_num.
 
 Damage inside a picture's data that leaves all headers whole shows only when the stream is decoded: FFmpeg then
 paints over the hole or drops the picture, and its versions (decord brings its own) differ in how. So decord gets
