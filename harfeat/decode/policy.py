@@ -36,7 +36,8 @@ a clip only after PyAV has decoded all of it without an error, a picture marked 
 then both compute what the standard prescribes. By default FFmpeg passes over some errors in silence; so PyAV
 decodes as one that gives up at an error (err_detect=explode), and once more by default where there was one.
 A damaged container or index, too, is read otherwise by another FFmpeg: decord gets the packets that PyAV read,
-in a new container (`seeking.rewrite`). `scripts/damage.py` overwrites bytes everywhere and compares (DAMAGE).
+in a new container (`seeking.rewrite`). Of 6,000 H.264 files with one byte overwritten (`scripts/damage.py`, which
+aims at headers and indexes, too), decord alone gave wrong frames of 225; of the 1,937 left to it here, of none.
 MJPEG has no marks of damage: of 157 damaged files that decoded without an error, 66 came out otherwise through
 decord. It is decoded linearly. The linear path gave FFmpeg's frame count on every damaged file; only how a hole is
 painted over differs between FFmpeg's versions.
