@@ -4,9 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
 make_environment test
-# Two OpenMP threads on two busy cores wait for each other; one a process is faster for tests this small.
+# One process a core, and one thread each: two OpenMP threads on busy cores wait for each other. A file's tests stay in
+# one process, for what they share; each process takes up to 2 GB.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ruff check .
 ruff format --check .
 mypy
-exec python -m pytest "$@"
+exec python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
