@@ -24,13 +24,18 @@ SUFFIX = ".onnx"
 class OnnxClassifier(FileClassifier):
     """By onnxruntime on the CPU with torch's threads."""
 
-    def __init__(self, session: Any, features: int, classes: int, parameters: dict[str, int]) -> None:
+    def __init__(self, session: Any, features: int, classes: int, parameters: dict[str, int], where: str) -> None:
         super().__init__(features, classes, parameters)
         self._session = session
+        self._where = where
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         given = {"features": x.float().cpu().numpy(), "lengths": lengths.long().cpu().numpy()}
-        return torch.from_numpy(self._session.run(["logits"], given)[0])
+        try:
+            return torch.from_numpy(self._session.run(["logits"], given)[0])
+        except Exception as error:  # onnxruntime's errors have no common class but this
+            told = " ".join(str(error).split())
+            raise InputError(f"{self._where}: cannot be run: {told:.200}: file damaged") from error
 
 
 def load_onnx(path: Path) -> tuple[OnnxClassifier, ModelCard]:
@@ -64,7 +69,7 @@ def read_onnx(data: bytes, where: str) -> tuple[OnnxClassifier, ModelCard]:
             raise ValueError("its inputs and outputs do not fit its class names")
     except Exception as error:  # onnxruntime's errors have no common class but this
         raise InputError(f"{where}: cannot be understood: {str(error).splitlines()[0]}: file damaged") from error
-    return OnnxClassifier(opened, features, classes, parameters), card
+    return OnnxClassifier(opened, features, classes, parameters, where), card
 
 
 def session(model: bytes | Path) -> Any:
@@ -73,8 +78,8 @@ def session(model: bytes | Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    # Errors are raised all the same.
-    options.log_severity_level = 3
+    # Errors are raised all the same; only what is fatal is printed.
+    options.log_severity_level = 4
     source = str(model) if isinstance(model, Path) else model
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
@@ -100,7 +105,10 @@ def _parsed(data: bytes, where: str) -> tuple[Any, dict[str, str]]:
         proto = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise InputError(f"{where}: not a readable ONNX file: {error}") from error
-    return proto, {item.key: item.value for item in proto.metadata_props}
+    told = {item.key: item.value for item in proto.metadata_props}
+    if any(isinstance(part, bytes) for pair in told.items() for part in pair):  # what is no UTF-8
+        raise InputError(f"{where}: its metadata is no text: file damaged")
+    return proto, told
 
 
 def needs_onnx() -> None:

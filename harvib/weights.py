@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from harfeat.cache import DEFAULT_STREAM, Cache, fingerprint_of
@@ -168,27 +168,29 @@ def _check(path: Path, spec: Spec, tensors: Mapping[str, Tensor]) -> None:
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file; InputError where it cannot be read."""
     try:
+        path.open("rb").close()  # safetensors says of a file that may not be read that there is none
         with safe_open(path, "pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: not a readable safetensors file: {reason}") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file so that it is either whole or not there; equal contents give equal bytes."""
+    """Write a safetensors file so that it is either whole or not there; InputError where it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    save_file(_contiguous(tensors), temporary, metadata)
-    with temporary.open("r+b") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = _sorted_header(stream.read(size))
-        stream.seek(8)
-        stream.write(header)
-    replace_synced(temporary, path)
+    try:
+        # Not by safetensors' save_file, whose files only their owner may read.
+        temporary.write_bytes(tensor_bytes(tensors, metadata))
+        replace_synced(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The same file as bytes, for those that are small."""
+    """A safetensors file as bytes; equal contents give equal bytes."""
     data = save(_contiguous(tensors), metadata)
     end = 8 + int.from_bytes(data[:8], "little")
     return data[:8] + _sorted_header(data[8:end]) + data[end:]

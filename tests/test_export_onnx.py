@@ -123,6 +123,8 @@ def test_other_and_damaged_files_are_refused(tmp_path: Path) -> None:
     assert "version 2; this program reads 1" in refused(with_field(proto, "version", "2").SerializeToString())
     assert "file damaged" in refused(with_field(proto, "classes", '["a"]').SerializeToString())
     assert "file damaged" in refused(with_field(proto, "parameters", "[").SerializeToString())
+    text = data.replace(b"harvib-onnx", b"harvib-onn\xff")
+    assert "its metadata is no text" in refused(text)
     elsewhere = copy.deepcopy(proto)
     tensor = elsewhere.graph.initializer[0]
     tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -138,6 +140,24 @@ def test_other_and_damaged_files_are_refused(tmp_path: Path) -> None:
     assert "is none of ONNX" in refused(inside.SerializeToString())
     with pytest.raises(InputError, match="cannot be read"):
         load_onnx(tmp_path / "none.onnx")
+
+
+def test_damage_that_shows_when_the_file_runs_is_one_line() -> None:
+    proto = to_onnx(small_model("lstm", 0, 0.3, True), CARD, Float32())
+    told = []
+    for number, tensor in enumerate(proto.graph.initializer):
+        if tensor.data_type != onnx.TensorProto.INT64:
+            continue
+        changed = copy.deepcopy(proto)
+        values = onnx.numpy_helper.to_array(tensor) + 1
+        changed.graph.initializer[number].CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        try:
+            model, _ = read_onnx(changed.SerializeToString(), "f.onnx")
+            model(torch.zeros(1, 2, model.features), torch.tensor([2]))
+        except InputError as error:
+            told.append(str(error))
+    assert any("f.onnx: cannot be run: " in line and line.endswith("file damaged") for line in told)
+    assert not any("\n" in line for line in told)
 
 
 def test_without_onnxruntime_one_line_says_what_to_install(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from harvib.cells import shape_of
 from harvib.compact import compact
 from harvib.errors import InputError
 from harvib.models import ModelSpec, SequenceClassifier
-from harvib.weights import ModelCard, load_model, save_model
+from harvib.weights import ModelCard, load_model, save_model, write_tensors
 
 CARD = ModelCard(("hop", "run", "sit"), "f" * 64)
 
@@ -203,6 +205,35 @@ def test_a_changed_byte_of_the_header_gives_one_line_or_a_model(saved: Path, pla
         assert model.spec.shape == ((4,),), "what is still read has the sizes of its weights"
         return
     refusal(other)
+
+
+def test_the_umask_says_who_may_read_a_file(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_tensors(tmp_path / "t.safetensors", {"a": torch.zeros(2)}, {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "t.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"t\.safetensors: cannot be written: No space left on device"):
+        write_tensors(tmp_path / "t.safetensors", {"a": torch.zeros(2)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_may_not_be_read_is_not_called_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(self: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    write_tensors(tmp_path / "t.safetensors", {"a": torch.zeros(2)}, {})
+    monkeypatch.setattr(Path, "open", locked)
+    assert refusal(tmp_path / "t.safetensors").endswith("Permission denied")
 
 
 @pytest.mark.parametrize(
