@@ -32,7 +32,9 @@ class PredictSettings:
         default=0, metadata={"help": "With --stream: forget after so many sampled frames; 0: never."}
     )
     frames: int = field(default=0, metadata={"help": "Live: end after so many frames; 0: at its end."})
-    seconds: float = field(default=0.0, metadata={"help": "Live: end after so many seconds of pictures; 0: at its end."})
+    seconds: float = field(
+        default=0.0, metadata={"help": "Live: end after so many seconds of video; 0: at its end."}
+    )
     fps: float = field(default=25.0, metadata={"help": "Frames a second of standard input, which does not tell."})
     overlay: str = field(
         default="", metadata={"help": "Write the one video (.mp4, .mkv, .mov) with the running prediction on it."}
